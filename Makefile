@@ -1,0 +1,44 @@
+# All targets set up what they need: a virtual environment in .venv and, where you are root, Debian's packages.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DIR ?=
+
+.PHONY: help demo test lint types cover system clean
+
+help:
+	@echo "make demo [DIR=~/Photos]   three peers on this computer share, find and get (about a minute)"
+	@echo "make test                  lint, types and all tests"
+	@echo "make cover                 the tests of core/ with their statement coverage"
+	@echo "make clean                 remove the virtual environment and caches"
+
+# The lock file holds versions and hashes of everything that is installed.
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/python -m bench.demo $(if $(DIR),--folder "$(DIR)")
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+# One test asks with curl, as docs/protocol.md says anybody can; without it, and without root to install it, that test is skipped by name.
+system:
+	@command -v curl >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq curl; } || true
+
+test: system lint types
+	$(BIN)/python -m pytest
+
+cover: $(STAMP)
+	$(BIN)/python -m pytest tests/core tests/sim --cov=tinyp2p.core --cov-report=term-missing --cov-fail-under=95
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

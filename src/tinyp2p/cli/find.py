@@ -1,0 +1,104 @@
+"""`find` and `ls`: what there is in the group, from the lists that lie here; nothing is fetched."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import click
+
+from ..core.names import printable
+from ..errors import NothingMatched
+from .link import events
+from .options import Settings, command, option
+from .show import Event, count, entry_row, event_line, files_and_size, rest_of_summary, result, say, table
+
+
+@command(
+    "find",
+    "tinyp2p find beach                 names that contain beach",
+    "tinyp2p find '*.jpg' '*.png'       either kind, in any folder",
+    "tinyp2p find 'Photos/2023/**'      a whole folder of the share Photos",
+    "tinyp2p find -e 'IMG_[0-9]{4}'     a regular expression",
+    "tinyp2p find --member anna         everything that anna shares",
+)
+@click.argument("patterns", metavar="[PATTERN]...", nargs=-1)
+@option("-e", "--regex", metavar="REGEX", help="Match SHARE/PATH with a regular expression.")
+@option("--member", metavar="M", help="Only what this member shares.")
+@option("--cid", metavar="C", help="Only files with this content id.")
+@option("--limit", metavar="N", type=click.IntRange(1), help="Show no more than N.")
+def find(settings: Settings, patterns: tuple[str, ...], regex: str | None, member: str | None, cid: str | None, limit: int | None) -> int:
+    """Find files of the whole group by name.
+
+    PATTERN is a part of the name, or a pattern with * and ?. Capitals count only where you use them. Into a pipe goes one line for each:
+    place, size, time and online or offline, separated by tabs.
+    """
+    request: Event = {"patterns": list(patterns), "regex": regex, "member": member, "cid": cid, "limit": limit}
+    shown, summary = _show_entries(settings, "find", request)
+    if not shown:
+        raise NothingMatched(*_why_nothing(request, summary))
+    if not settings.json:
+        _tell_summary(shown, summary)
+    return 0
+
+
+@command("ls", "tinyp2p ls                       all shares of the group", "tinyp2p ls anna:Photos/2023      one folder of a share")
+@click.argument("place", metavar="[PLACE]", required=False)
+def ls(settings: Settings, place: str | None) -> int:
+    """List the group's shares, or one folder of a share.
+
+    PLACE is written MEMBER:SHARE/PATH, as find shows it.
+    """
+    if place is None:
+        return _list_shares(settings)
+    shown, summary = _show_entries(settings, "ls", {"place": place})
+    if not settings.json:
+        say(" ".join([f"{count(shown, 'entry', 'entries')} in {printable(place)}.", *rest_of_summary(summary)]))
+    return 0
+
+
+def _show_entries(settings: Settings, operation: str, request: Event) -> tuple[int, Event]:
+    """Print entries as they come; how many, and the summary."""
+    shown, summary = 0, Event()
+    with closing(events(settings.selected(), operation, request)) as stream:
+        for event in stream:
+            if settings.json:
+                event_line(event)
+            elif event["event"] == "entry":
+                result(entry_row(event))
+            shown += event["event"] == "entry"
+            if event["event"] == "summary":
+                summary = event
+    return shown, summary
+
+
+def _tell_summary(shown: int, summary: Event) -> None:
+    matches = summary.get("matches", shown)
+    found = f"{matches:,} found" if matches <= shown else f"The first {shown:,} of {matches:,} found"
+    where = f"in {count(summary.get('entries', 0), 'entry', 'entries')} of {count(summary.get('members', 0), 'member')}."
+    say(" ".join([found, where, *rest_of_summary(summary)]))
+
+
+def _why_nothing(request: Event, summary: Event) -> tuple[str, str]:
+    """The sentence and the hint for a search without a match; the first cause that the member names comes first."""
+    sought = [*request["patterns"], *(request[key] for key in ("regex", "cid", "member") if request[key])]
+    what = " or ".join(f'"{printable(each)}"' for each in sought)
+    where = f"{count(summary.get('entries', 0), 'entry', 'entries')} of {count(summary.get('members', 0), 'member')}"
+    sentence = f"Nothing matches {what} in {where}." if what else f"There is nothing yet: {where}."
+    rest = " ".join(rest_of_summary(summary)) if summary.get("incomplete") or summary.get("stale") else ""
+    return (printable(summary["hint"]), "") if summary.get("hint") else (sentence, rest)
+
+
+def _list_shares(settings: Settings) -> int:
+    rows = []
+    with closing(events(settings.selected(), "ls", {"place": None})) as stream:
+        for event in stream:
+            if settings.json:
+                event_line(event)
+            elif event["event"] == "share":
+                state = "this computer" if event.get("self") else "online" if event.get("online") else "offline"
+                rows.append((printable(event["place"]), files_and_size(event["files"], event["bytes"]), state))
+    if rows:
+        table(rows)
+    elif not settings.json:
+        say("Nobody shares anything yet. Share a folder with: tinyp2p share FOLDER")
+    return 0

@@ -1,0 +1,188 @@
+"""`get`: the plan, the question where it is large, the download as it moves, and what became of each file."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from dataclasses import dataclass, field
+
+import click
+
+from ..core.names import printable
+from ..disk.home import GroupHome
+from ..errors import NothingMatched, Refused, UsageError
+from .ask import confirm
+from .link import Failed, events
+from .options import Duration, Rate, Settings, command, option
+from .progress import progress
+from .show import Event, count, duration, event_line, files_and_size, result, say, size, sources
+
+PROBLEMS = {
+    "differs": "another file of this name is here and was left as it is",
+    "offline": "nobody who has it is online",
+    "failed": "could not be fetched",
+}
+PROBLEMS_SHOWN = 20
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What the events of one run came to."""
+
+    plan: Event = field(default_factory=Event)
+    summary: Event = field(default_factory=Event)
+    problems: list[Event] = field(default_factory=list)
+
+    @property
+    def must_ask(self) -> bool:
+        return bool(self.plan.get("needs_confirmation")) and not self.summary
+
+
+@command(
+    "get",
+    "tinyp2p get beach                        every file with beach in its name",
+    "tinyp2p get '*.jpg' -o ~/Pictures        a pattern, into another folder",
+    "tinyp2p get anna:Photos/2023             one folder, as find and ls show it",
+    "tinyp2p get --dry-run Photos             only tell how much that is",
+    "tinyp2p get film.mp4 --limit-rate 2M     leave some of the line to others",
+    "tinyp2p get --resume                     go on with what was broken off",
+)
+@click.argument("patterns", metavar="(PATTERN|PLACE)...", nargs=-1)
+@option("-e", "--regex", metavar="REGEX", help="Match SHARE/PATH with a regular expression.")
+@option("--cid", metavar="C", help="The file with this content id.")
+@option("--member", metavar="M", help="Only what this member shares.")
+@option("-o", "--output", metavar="DIR", default=".", help="Where to put it; else the current folder.")
+@option("--dry-run", is_flag=True, help="Only show what would be fetched.")
+@option("--limit-rate", metavar="R", type=Rate(), help="No more bytes a second than this: 500k, 2M.")
+@option("--update", is_flag=True, help="Replace what tinyp2p has put here and nobody has edited since.")
+@option("--wait", metavar="TIME", type=Duration(), default=0, help="Wait for members that are offline: 30s, 10m, 2h.")
+@option("--yes", is_flag=True, help="Do not ask, however much it is.")
+@option("--resume", is_flag=True, help="Go on with all that was broken off.")
+def get(
+    settings: Settings,
+    patterns: tuple[str, ...],
+    regex: str | None,
+    cid: str | None,
+    member: str | None,
+    output: str,
+    dry_run: bool,
+    limit_rate: int | None,
+    update: bool,
+    wait: int,
+    yes: bool,
+    resume: bool,
+) -> int:
+    """Fetch files from whoever in the group has them.
+
+    Every file is checked, and is under its name only once it is whole. Nothing is ever overwritten. Run the same command again to go on
+    where it stopped.
+    """
+    if not (patterns or regex or cid or member or resume):
+        raise UsageError("Say what to get.", "For example: tinyp2p get beach, or: tinyp2p get '*.jpg'")
+    if os.path.exists(output) and not os.path.isdir(output):
+        raise UsageError(f"{printable(output)} is not a folder.", "Choose another with -o DIR.")
+    request: Event = {
+        "patterns": list(patterns),
+        "regex": regex,
+        "cid": cid,
+        "member": member,
+        "directory": os.path.abspath(output),
+        "dry_run": dry_run,
+        "limit_rate": limit_rate,
+        "update": update,
+        "wait_s": wait,
+        "confirmed": yes,
+        "resume": resume,
+    }
+    outcome = _fetch(settings, settings.selected(), request)
+    return 0 if dry_run else _finish(settings, outcome)
+
+
+def _fetch(settings: Settings, group: GroupHome, request: Event) -> Outcome:
+    """Do it; where it is so much that somebody should agree first, ask."""
+    try:
+        outcome = _once(settings, group, request, Outcome())
+        if not outcome.must_ask or request["dry_run"] or request["confirmed"]:
+            return outcome
+        reason = printable(outcome.plan.get("reason") or "This is a lot.")
+        if not settings.may_ask:
+            raise Refused(f"{reason} Nothing was fetched.", "If that is what you want, add --yes.")
+        if not confirm(f"{reason} Fetch it?"):
+            raise Refused("Nothing was fetched.")
+        return _once(settings, group, {**request, "confirmed": True}, outcome)
+    except KeyboardInterrupt:
+        raise Failed("Stopped. What has arrived is kept; run the same command again to go on.", code="interrupted", exit=130) from None
+
+
+def _once(settings: Settings, group: GroupHome, request: Event, before: Outcome) -> Outcome:
+    outcome = Outcome()
+    with progress(settings.json) as moving, closing(events(group, "get", request)) as stream:
+        for event in stream:
+            if settings.json:
+                event_line(event)
+            match event["event"]:
+                case "plan":
+                    outcome.plan = event
+                    if not settings.json and not before.plan:
+                        _show_plan(event, request["dry_run"])
+                case "progress":
+                    moving.update(event)
+                case "file":
+                    if event["status"] in PROBLEMS:
+                        outcome.problems.append(event)
+                    if request["dry_run"] and not settings.json:
+                        result(f"{size(event['size']):>9}  {printable(event['place'])}")
+                case "summary":
+                    outcome.summary = event
+    return outcome
+
+
+def _show_plan(plan: Event, dry_run: bool) -> None:
+    here = f"; {count(plan['existing'], 'file')} already here" if plan.get("existing") else ""
+    text = f"{files_and_size(plan['files'], plan['bytes'])} to fetch into {printable(plan['directory'])}{here}"
+    (result if dry_run else say)(text)
+
+
+def _finish(settings: Settings, outcome: Outcome) -> int:
+    """Tell what came of it; 0 only if all that matched is here."""
+    summary = outcome.summary
+    if not summary:
+        raise Failed("The download ended before it was done.", "Run the same command again to go on.", "not_all_here", 5)
+    missing = sum(summary.get(status, 0) for status in PROBLEMS)
+    if not summary.get("done") and not summary.get("exists") and not missing:
+        raise NothingMatched("Nothing matches.", "See what there is with: tinyp2p find PATTERN")
+    if not settings.json:
+        result(_summary_line(summary))
+        _tell_problems(outcome.problems)
+    if missing:
+        total = summary.get("files") or summary.get("done", 0) + summary.get("exists", 0) + missing
+        raise Failed(f"{missing:,} of {count(total, 'file')} are not here.", _what_next(summary), "not_all_here", 5)
+    return 0
+
+
+def _summary_line(summary: Event) -> str:
+    """ "3 files, 1.1 GB in 4 s (260 MB/s) from desktop 700 MB, laptop 400 MB."."""
+    done, exists = summary.get("done", 0), summary.get("exists", 0)
+    if not done:
+        return f"All {count(exists, 'file')} here already." if exists > 1 else "Here already." if exists else "Nothing was fetched."
+    seconds, received = summary.get("seconds") or 0, summary.get("received", 0)
+    rate = f" ({size(received / seconds)}/s)" if seconds > 0 and received else ""
+    whence = f" from {told}" if (told := sources(summary.get("bytes_from") or {})) else ""
+    here = f" {count(exists, 'file')} {'was' if exists == 1 else 'were'} here already." if exists else ""
+    return f"{files_and_size(done, summary.get('bytes', 0))} in {duration(seconds)}{rate}{whence}.{here}"
+
+
+def _tell_problems(problems: list[Event]) -> None:
+    for event in problems[:PROBLEMS_SHOWN]:
+        say(f"{printable(event['place'])}: {printable(event.get('reason') or PROBLEMS[event['status']])}")
+    if len(problems) > PROBLEMS_SHOWN:
+        say(f"... and {len(problems) - PROBLEMS_SHOWN:,} more")
+
+
+def _what_next(summary: Event) -> str:
+    """The step that helps most."""
+    if summary.get("offline") and not summary.get("failed"):
+        return "Run the same command again when they are online, or add --wait 10m."
+    if summary.get("differs") and not summary.get("failed") and not summary.get("offline"):
+        return "Move your own files away, or choose another folder with -o DIR."
+    return "Run the same command again to go on."

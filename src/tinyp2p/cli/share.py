@@ -1,0 +1,234 @@
+"""`share` and `unshare`: run this computer's member in the foreground, and put folders in and out. node/found.py begins groups."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from dataclasses import dataclass
+
+import click
+
+from ..core.names import printable
+from ..disk.home import GroupHome
+from ..errors import HomeBusy, UsageError
+from ..node.folders import check_folder
+from .ask import ask, read_password
+from .link import Waiting, events, events_of_member, running
+from .options import Address, AddressList, CommaList, Settings, command, flat, option
+from .show import Event, audience, count, event_line, files_and_size, names, result, say, size
+
+QUESTION = "No group here yet. Invite or code (Enter starts a new group): "
+FOLDER_EXAMPLE = "For example: tinyp2p share ~/Photos"
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """How to begin where there is no group yet."""
+
+    new: bool
+    member_name: str | None
+    password_file: str | None
+    peers: list[str]
+
+
+@command(
+    "share",
+    "tinyp2p share ~/Photos                         share a folder, for as long as this runs",
+    "tinyp2p share                                  the same folders as last time",
+    "tinyp2p share ~/Tax --with anna,bob            only for two members",
+    "tinyp2p share ~/Pictures/2023 --as Holidays    under another name",
+    "tinyp2p share --new ~/Photos                   start a new group without a question",
+    "tinyp2p share ~/Photos --group family --password-file F",
+)
+@click.argument("folders", metavar="[FOLDER]...", nargs=-1)
+@option("--as", "as_name", metavar="NAME", help="Call the share NAME; else it is called as its folder.")
+@option("--with", "with_members", metavar="M,...", type=CommaList(), multiple=True, help="Share with these members only.")
+@option("--listen", metavar="HOST:PORT", type=Address(), help="Where others reach this computer.")
+@option("--advertise", metavar="HOST:PORT", type=AddressList(), multiple=True, help="The address to tell others, if it is another.")
+@option("--peer", "peers", metavar="HOST:PORT", type=AddressList(), multiple=True, help="A member to begin with.")
+@option("--no-lan", is_flag=True, help="Neither look for members in this network nor show up there.")
+@option("--new", is_flag=True, help="Start a new group (with --group NAME: of that name).")
+@option("--force", is_flag=True, help="Share a folder that holds much more than you may think.")
+@option("--name", metavar="NAME", help="What this computer is called in the group.")
+@option("--password-file", metavar="F", help="Start or enter the group --group NAME with the password in this file.")
+def share(
+    settings: Settings,
+    folders: tuple[str, ...],
+    as_name: str | None,
+    with_members: tuple[tuple[str, ...], ...],
+    listen: str | None,
+    advertise: tuple[tuple[str, ...], ...],
+    peers: tuple[tuple[str, ...], ...],
+    no_lan: bool,
+    new: bool,
+    force: bool,
+    name: str | None,
+    password_file: str | None,
+) -> int:
+    """Share folders for as long as this runs.
+
+    Whatever is added, changed or removed in a folder is seen by the others at once. Nothing is ever written into it. Folders are remembered.
+    """
+    request: Event = {"folders": _folders(settings, folders, as_name, force), "as": as_name, "with": flat(with_members), "force": force}
+    beginning = Beginning(new, name, password_file, flat(peers))
+    group, founded = _group(settings, request["folders"], beginning)
+    ignored = [given for given, value in (("--listen", listen), ("--advertise", advertise), ("--peer", peers), ("--name", name)) if value]
+    options: Event = {
+        **request,
+        "listen": listen,
+        "advertise": flat(advertise),
+        "peers": beginning.peers,
+        "lan": not no_lan,
+        "name": name,
+        "invite": settings.may_ask and founded,
+    }
+    waiting = Waiting("Another command is at work in this home; sharing begins when it is done.", 0)
+    while True:
+        try:
+            return _hand_over(settings, group, request, ignored) if running(group) else _run(settings, group, options)
+        except HomeBusy:
+            waiting.a_moment()
+
+
+def _folders(settings: Settings, folders: tuple[str, ...], as_name: str | None, force: bool) -> list[str]:
+    """Their absolute paths, checked before any group is begun for them."""
+    if as_name is not None and len(folders) != 1:
+        raise UsageError("--as names one share: give it with one FOLDER.", f"{FOLDER_EXAMPLE} --as Holidays")
+    home = settings.all_groups.path
+    return [check_folder(folder, home, force) for folder in folders]
+
+
+def _group(settings: Settings, folders: list[str], beginning: Beginning) -> tuple[GroupHome, bool]:
+    """The group to share with, and whether it was begun just now."""
+    home = settings.all_groups
+    existing = home.group_names()
+    if beginning.new:
+        if settings.group in existing:
+            raise UsageError(f'There is a group "{settings.group}" here already.', "Leave out --new, or choose another name with --group.")
+    elif settings.group in existing or (existing and settings.group is None):
+        return settings.selected(), False
+    if not folders:
+        raise UsageError("No folder given, and none remembered.", FOLDER_EXAMPLE)
+    return _begin(settings, folders, beginning)
+
+
+def _begin(settings: Settings, folders: list[str], beginning: Beginning) -> tuple[GroupHome, bool]:
+    home, group = settings.all_groups, settings.group
+    password = invite = None
+    if not beginning.new and group is not None:
+        password = read_password(settings, beginning.password_file, twice=True)
+        if password is None:
+            raise UsageError(f'There is no group "{group}" here yet.', "Give its password with --password-file F, or start a new group with --new.")
+    elif not beginning.new:
+        invite = _ask_for_invite(settings, beginning)
+
+    from ..node.found import join_invite, new_group, password_group
+
+    if group is not None and password is not None:
+        return password_group(home, group, password, beginning.peers), True
+    if invite:
+        return join_invite(home, invite, beginning.member_name), False
+    return new_group(home, group, os.path.basename(folders[0])), True
+
+
+def _ask_for_invite(settings: Settings, beginning: Beginning) -> str:
+    if beginning.password_file is not None:
+        raise UsageError("A password goes with the name of its group.", "Add --group NAME.")
+    if not settings.may_ask:
+        raise UsageError("There is no group here yet.", "Start one with: tinyp2p share --new FOLDER, or enter one with: tinyp2p join -")
+    return ask(QUESTION)
+
+
+def _hand_over(settings: Settings, group: GroupHome, request: Event, ignored: list[str]) -> int:
+    """A member runs already: it takes the folders, and this command is done."""
+    notice = f'"{printable(group.name)}" is running on this computer already.'
+    if not request["folders"]:
+        _show(settings, {"event": "notice", "level": "info", "message": notice, "hint": "See: tinyp2p status"})
+        return 0
+    with closing(events_of_member(group, "share", request)) as stream:
+        for event in stream:
+            _show(settings, event)
+    hint = f"It did not take over {', '.join(ignored)}: stop it and share again to change that." if ignored else ""
+    _show(settings, {"event": "notice", "level": "info", "message": f"{notice} It shares this too from now on.", "hint": hint})
+    return 0
+
+
+def _run(settings: Settings, group: GroupHome, options: Event) -> int:
+    """Run the member until Ctrl-C, SIGTERM or its own end."""
+    from ..node.node import run_member
+
+    left = False
+    stream = run_member(group, options)
+    try:
+        with closing(stream):
+            for event in stream:
+                left = left or event["event"] == "left"
+                _show(settings, event)
+    except KeyboardInterrupt:
+        if not left:
+            _show(settings, {"event": "left"})
+    return 0
+
+
+def _show(settings: Settings, event: Event) -> None:
+    if settings.json:
+        event_line(event)
+        return
+    match event["event"]:
+        case "ready":
+            _show_ready(settings, event)
+        case "shared":
+            _show_shared(event)
+        case "joined":
+            say(f"{printable(event['name'])} has joined the group.")
+        case "notice":
+            say(printable(event["message"]))
+            if event.get("hint"):
+                say(f"  {printable(event['hint'])}")
+        case "left":
+            say("Stopped sharing.")
+
+
+def _show_ready(settings: Settings, event: Event) -> None:
+    new = "New group" if event.get("new") else "Group"
+    say(f'{new} "{printable(event["group"])}". This computer is {printable(event["name"])}, at {printable(event["address"])}.')
+    if event.get("invite"):
+        where = {"this computer": ", from this computer only", "this network": ", from this network"}.get(event.get("reach", ""), "")
+        say(f"To let someone in, send them this invite (good for one person, 7 days{where})\nand have them run: tinyp2p join")
+        result(event["invite"])
+    elif settings.may_ask and event.get("role", "keyholder") == "keyholder":
+        say("To let someone in, run here: tinyp2p invite")
+    if settings.may_ask:
+        say("Sharing goes on until you press Ctrl-C.")
+
+
+def _show_shared(event: Event) -> None:
+    left_out = f" ({event['left_out']:,} hidden left out)" if event.get("left_out") else ""
+    whom = f", {audience(event['audience'])}" if event.get("audience") else ""
+    so_far = "" if event.get("scanned", True) else " so far"
+    say(f"Sharing {printable(event['share'])}: {files_and_size(event['files'], event['bytes'])}{so_far}{whom}{left_out}")
+
+
+@command("unshare", "tinyp2p unshare Photos")
+@click.argument("share_name", metavar="SHARE")
+def unshare(settings: Settings, share_name: str) -> int:
+    """Stop sharing a folder, at once.
+
+    The folder itself stays as it is. What others have fetched they keep.
+    """
+    with closing(events(settings.selected(), "unshare", {"share": share_name})) as stream:
+        for event in stream:
+            if settings.json:
+                event_line(event)
+            elif event["event"] == "unshared":
+                _show_unshared(event)
+    return 0
+
+
+def _show_unshared(event: Event) -> None:
+    result(f"Stopped sharing {printable(event['share'])} ({printable(event['folder'])}).")
+    if event.get("listed_by"):
+        result(f"Seen its list: {names(event['listed_by'])}.")
+    for each in event.get("fetched_by", ()):
+        result(f"{printable(each['name'])} fetched {count(each['files'], 'file')}, {size(each['bytes'])}.")
+    result("Copies that others have cannot be called back." if event.get("fetched_by") else "Nobody has fetched anything from it.")

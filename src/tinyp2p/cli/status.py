@@ -1,0 +1,95 @@
+"""`status` and `paths`: what is going on here, and where things lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+from ..core.names import printable
+from ..disk.home import GroupHome
+from .link import events
+from .options import Settings, command
+from .show import Event, audience, count, event_line, files_and_size, names, result, say, size, sources, table
+
+
+@command("status", "tinyp2p status", "tinyp2p status --json")
+def status(settings: Settings) -> int:
+    """Show what is going on on this computer."""
+    with closing(events(settings.selected(), "status", {})) as stream:
+        for event in stream:
+            if settings.json:
+                event_line(event)
+            elif event["event"] == "status":
+                for line in _status_lines(event):
+                    result(line)
+    return 0
+
+
+def _status_lines(event: Event) -> Iterator[str]:
+    address = f", {names(event['address'])}" if event.get("address") else ""
+    role = ", who can let others in" if event.get("role") == "keyholder" else ""
+    yield f'Group "{printable(event["group"])}". This computer is {printable(event["name"])}{role}{address}.'
+    yield (
+        "A member is running here."
+        if event.get("running")
+        else "No member is running here, so nobody can fetch from it. Start it with: tinyp2p share"
+    )
+    yield f"{event.get('online', 0):,} of {count(event.get('members', 0), 'member')} online."
+    for share in event.get("shares", ()):
+        yield from _share_lines(share)
+    for peer in event.get("peers", ()):
+        yield f"Address {printable(peer['address'])}: {printable(peer['state'])}"
+    for transfer in event.get("transfers", ()):
+        yield f"Fetching {printable(transfer['path'])}: {size(transfer['bytes'])} of {size(transfer['total'])}, {size(transfer['rate'])}/s" + _from(
+            transfer
+        )
+    for upload in event.get("uploads", ()):
+        yield f"Sent to {printable(upload['name'])}: {size(upload['bytes'])}"
+    for warning in event.get("warnings", ()):
+        yield f"Note: {printable(warning)}"
+
+
+def _from(transfer: Event) -> str:
+    given = transfer.get("sources")
+    if isinstance(given, dict):
+        return f" from {sources(given)}" if sources(given) else ""
+    return f" from {names(given)}" if given else ""
+
+
+def _share_lines(share: Event) -> Iterator[str]:
+    state = [] if share.get("hashed", 0) >= share["files"] else [f"{share['hashed']:,} checked so far"]
+    state += [f"{share['left_out']:,} hidden left out"] if share.get("left_out") else []
+    state += [f"{share['unreadable']:,} unreadable"] if share.get("unreadable") else []
+    state += ["looks for changes every few seconds"] if share.get("watching") == "polling" else []
+    rest = f" ({', '.join(state)})" if state else ""
+    yield f"Sharing {printable(share['share'])}: {files_and_size(share['files'], share['bytes'])}, {audience(share.get('audience'))}{rest}"
+    yield f"  {printable(share['folder'])}" + (" is not there now; nothing of it is offered until it is back" if share.get("away") else "")
+
+
+@command("paths", "tinyp2p paths", "tinyp2p --home /media/stick/tinyp2p paths")
+def paths(settings: Settings) -> int:
+    """Show where keys and settings are kept."""
+    home = settings.all_groups
+    found: list[Event] = [{"event": "path", "what": "home", "group": None, "path": home.path}]
+    groups = home.group_names()
+    for name in groups if settings.group is None else [settings.selected().name]:
+        found += _group_paths(home.group(name))
+    if settings.json:
+        for event in found:
+            event_line(event)
+        return 0
+    table([(event["what"], printable(event["group"] or "-"), printable(event["path"])) for event in found])
+    if not groups:
+        say("No group here yet. Start one with: tinyp2p share --new FOLDER, or enter one with: tinyp2p join")
+    return 0
+
+
+def _group_paths(group: GroupHome) -> list[Event]:
+    lie = {
+        "group": group.path,
+        "settings": group.file("settings.json"),
+        "index": group.index_path,
+        "log": group.log_path,
+        "socket": group.socket_path,
+    }
+    return [{"event": "path", "what": what, "group": group.name, "path": path} for what, path in lie.items()]

@@ -1,0 +1,128 @@
+"""Chunks, manifests, content ids and bitmaps: how a file's bytes are named and checked (docs/protocol.md, sections 1 and 5)."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from ..errors import Malformed, WrongBytes
+from ..limits import CHUNK_SIZE, HASH_SIZE, MAX_FILE_SIZE, MAX_MANIFEST_BYTES
+from ..model import Cid
+
+MANIFEST_CONTEXT = "tinyp2p 1 manifest"
+
+
+def b32(raw: bytes) -> str:
+    """Base32 in lower case without padding."""
+    return base64.b32encode(raw).decode("ascii").lower().rstrip("=")
+
+
+def b32_bytes(text: str) -> bytes:
+    """The bytes of `b32`; raises Malformed."""
+    try:
+        raw = base64.b32decode(text.upper() + "=" * (-len(text) % 8))
+    except ValueError as error:
+        raise Malformed("This is not base32 text.") from error
+    if b32(raw) != text:
+        raise Malformed("This is not base32 text.")
+    return raw
+
+
+def chunk_count(size_bytes: int) -> int:
+    return -(-size_bytes // CHUNK_SIZE)
+
+
+def chunk_length(size_bytes: int, index: int) -> int:
+    return min(CHUNK_SIZE, size_bytes - index * CHUNK_SIZE)
+
+
+def chunk_hash(data: bytes | bytearray | memoryview) -> bytes:
+    return blake3(data).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A file's size and the hashes of its chunks; `hashes` is their concatenation."""
+
+    size_bytes: int
+    hashes: bytes
+
+    @property
+    def cid(self) -> Cid:
+        return Cid(b32(blake3(self.encode(), derive_key_context=MANIFEST_CONTEXT).digest()))
+
+    def encode(self) -> bytes:
+        return self.size_bytes.to_bytes(8, "big") + self.hashes
+
+    @classmethod
+    def decode(cls, raw: bytes, cid: Cid) -> Manifest:
+        """The manifest that `cid` names; raises Malformed or WrongBytes."""
+        size_bytes = int.from_bytes(raw[:8], "big")
+        if len(raw) < 8 or len(raw) > MAX_MANIFEST_BYTES or size_bytes > MAX_FILE_SIZE or len(raw) != 8 + HASH_SIZE * chunk_count(size_bytes):
+            raise Malformed("A manifest has the wrong length.")
+        manifest = cls(size_bytes, raw[8:])
+        if manifest.cid != cid:
+            raise WrongBytes("A manifest does not match its content id.")
+        return manifest
+
+    def __len__(self) -> int:
+        return len(self.hashes) // HASH_SIZE
+
+    def hash_of(self, index: int) -> bytes:
+        return self.hashes[index * HASH_SIZE : (index + 1) * HASH_SIZE]
+
+    def is_chunk(self, index: int, data: bytes | bytearray | memoryview) -> bool:
+        return chunk_hash(data) == self.hash_of(index)
+
+
+class Bitmap:
+    """Which chunks of a file are held; on the wire the first chunk is the highest bit of the first byte."""
+
+    __slots__ = ("_bits", "count", "length")
+
+    def __init__(self, length: int, raw: bytes | None = None) -> None:
+        size = -(-length // 8)
+        if raw is not None and (len(raw) != size or (length % 8 and raw[-1] & (0xFF >> length % 8))):
+            raise Malformed("A bitmap has the wrong length.")
+        self.length = length
+        self._bits = bytearray(raw) if raw is not None else bytearray(size)
+        self.count = sum(byte.bit_count() for byte in self._bits)
+
+    @classmethod
+    def full(cls, length: int) -> Bitmap:
+        bitmap = cls(length)
+        bitmap.update(range(length))
+        return bitmap
+
+    def __contains__(self, index: int) -> bool:
+        return bool(self._bits[index >> 3] & (0x80 >> (index & 7)))
+
+    def add(self, index: int) -> bool:
+        """Set a bit; False if it was set already."""
+        if index in self:
+            return False
+        self._bits[index >> 3] |= 0x80 >> (index & 7)
+        self.count += 1
+        return True
+
+    def update(self, indices: Iterable[int]) -> None:
+        for index in indices:
+            self.add(index)
+
+    def discard(self, index: int) -> None:
+        if index in self:
+            self._bits[index >> 3] &= ~(0x80 >> (index & 7))
+            self.count -= 1
+
+    def missing(self) -> Iterator[int]:
+        return (index for index in range(self.length) if index not in self)
+
+    def encode(self) -> bytes:
+        return bytes(self._bits)
+
+    @property
+    def complete(self) -> bool:
+        return self.count == self.length

@@ -1,0 +1,111 @@
+"""A member's key and how a certificate names its holder (docs/protocol.md, section 1). Leaves out who may sign what: group.py."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.x509.oid import NameOID
+
+from ..errors import Malformed
+from ..limits import HASH_SIZE, ID_LENGTH
+from ..model import MemberId, Peer, Role
+from .chunks import b32, b32_bytes
+
+ROLES: dict[str, Role] = {"keyholder": "keyholder", "member": "member", "guest": "guest", "invite": "invite"}
+
+
+def member_id(public: bytes) -> MemberId:
+    return MemberId(b32(public))
+
+
+def public_bytes(member: str) -> bytes:
+    """The public key that an id spells; raises Malformed."""
+    if len(member) != ID_LENGTH:
+        raise Malformed("A member id has the wrong length.")
+    return b32_bytes(member)
+
+
+def is_signed(public: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether `signature` is the Ed25519 signature of `message` by the key `public` (32 bytes)."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+class SigningKey:
+    """An Ed25519 key pair made from 32 bytes of seed."""
+
+    def __init__(self, seed: bytes) -> None:
+        if len(seed) != HASH_SIZE:
+            raise Malformed("A key has the wrong length.")
+        self.seed = seed
+        self.private = Ed25519PrivateKey.from_private_bytes(seed)
+
+    def __repr__(self) -> str:
+        return f"SigningKey({self.id})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SigningKey) and self.public == other.public
+
+    def __hash__(self) -> int:
+        return hash(self.public)
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> SigningKey:
+        try:
+            private = serialization.load_pem_private_key(pem, None)
+        except ValueError as error:
+            raise Malformed("A key file is damaged.") from error
+        if not isinstance(private, Ed25519PrivateKey):
+            raise Malformed("A key file holds another kind of key.")
+        return cls(private.private_bytes_raw())
+
+    @cached_property
+    def public(self) -> bytes:
+        return self.private.public_key().public_bytes_raw()
+
+    @cached_property
+    def id(self) -> MemberId:
+        return member_id(self.public)
+
+    def sign(self, message: bytes) -> bytes:
+        return self.private.sign(message)
+
+    def pem(self) -> bytes:
+        return self.private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+
+
+def pem_of(der: bytes) -> bytes:
+    """A certificate in the form that files hold."""
+    return x509.load_der_x509_certificate(der).public_bytes(serialization.Encoding.PEM)
+
+
+def der_of(pem: bytes) -> bytes:
+    try:
+        return x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER)
+    except ValueError as error:
+        raise Malformed("A certificate file is damaged.") from error
+
+
+def read_certificate(der: bytes) -> tuple[x509.Certificate, Peer]:
+    """What a certificate says of its holder, its signature unchecked; raises Malformed."""
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        public = certificate.public_key()
+        subject = {attribute.oid: str(attribute.value) for attribute in certificate.subject}
+        expires = certificate.not_valid_after_utc.timestamp()
+    except (ValueError, TypeError, OverflowError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+        raise Malformed("A certificate is damaged.") from error
+    role = ROLES.get(subject.get(NameOID.ORGANIZATIONAL_UNIT_NAME, ""))
+    if not isinstance(public, Ed25519PublicKey) or role is None:
+        raise Malformed("A certificate is not a member's.")
+    member = member_id(public.public_bytes_raw())
+    if subject.get(NameOID.COMMON_NAME) != member:
+        raise Malformed("A certificate names another key than it holds.")
+    return certificate, Peer(member, role, expires, subject.get(NameOID.SERIAL_NUMBER, ""), subject.get(NameOID.DN_QUALIFIER, ""))

@@ -1,0 +1,172 @@
+"""The pattern language of find and get: substrings, globs, regular expressions, and the places that name one entry.
+
+Owns what a pattern means. Leaves out where entries come from: the index narrows them by `Query.required` and asks `Query.matches`.
+No pattern ever comes from another member, but each path does, so a glob costs about as much as the name is long
+(docs/protocol.md, section 4, says what a path is).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import UsageError
+from ..model import Place
+from .names import is_valid_path, printable
+
+_Test = Callable[[str, str], bool]
+
+_token = re.compile(
+    r"""(?P<folders>(?:\A|(?<=/))\*\*+/)   # zero or more whole folders
+      | (?P<stars>\*\*+)                   # crosses folders
+      | (?P<star>\*)
+      | (?P<any>\?)
+      | \[(?P<negated>[!^]?)(?P<set>\][^\]/]*|[^\]/]+)\]
+      | (?P<literal>.)""",
+    re.VERBOSE | re.DOTALL,
+)
+_OPEN = {"folders": r"(?>(?:[^/]*+/)*?", "stars": r"(?>.*?", "star": r"(?>[^/]*?"}
+# Normalising turns the Kelvin sign, the Greek question mark and the Greek varia into K, ; and `, which the stored name then lacks.
+_stored_alike = re.compile(r"[ -:<-JL-_a-jl-~]+")
+_range = re.compile(r"(.)-(.)|(.)", re.DOTALL)
+_escapes = re.compile(r"\\(?:N\{[^}]*\}|x..|u.{4}|U.{8}|.)|\(\?P[<=>]\w*", re.DOTALL)
+_looks_at_end = re.compile(r"[$\\]|\(\?|[*+?}]\+")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What find and get look for; `required` is ASCII text that SHARE/PATH of each match contains in some case, None if there is none."""
+
+    patterns: tuple[str, ...]
+    regex: str | None
+    required: str | None
+    _tests: tuple[_Test, ...] = field(repr=False, compare=False)
+
+    @classmethod
+    def parse(cls, patterns: Sequence[str], regex: str | None = None, whole: bool = False) -> Query:
+        """A query for entries that match any of these, for all entries if there are none; raises UsageError.
+
+        With `whole` a pattern without glob characters equals a name (or SHARE/PATH if it has a slash) instead of being a part of it.
+        """
+        if regex == "" or any(not pattern.strip() for pattern in patterns):
+            # More likely an unset variable of a script than the wish to have everything.
+            raise UsageError("A pattern is empty.", "For everything write '*'.")
+        parsed = [_parse_pattern(pattern, whole) for pattern in patterns]
+        if regex is not None:
+            parsed.append((_regex_test(regex), None))
+        required = parsed[0][1] if len(parsed) == 1 else None
+        return cls(tuple(patterns), regex, required, tuple(test for test, _ in parsed))
+
+    def matches(self, share: str, path: str) -> bool:
+        """Whether the entry, or a directory that it lies in, is meant."""
+        return not self._tests or any(test(share, path) for test in self._tests)
+
+
+def parse_place(text: str) -> Place | None:
+    """The place that `MEMBER:SHARE` or `MEMBER:SHARE/PATH` names literally; None if `text` is not of that form."""
+    member, colon, rest = text.partition(":")
+    share, _, path = rest.partition("/")
+    path = path.removesuffix("/")
+    if not member or not colon or not share or any(character in "/*?[" for character in member) or (path and not is_valid_path(path)):
+        return None
+    return Place(member, share, path)
+
+
+def _comparable(text: str, sensitive: bool) -> str:
+    """NFC and, unless `sensitive`, lower case, in such a way that no letter outside ASCII but the Kelvin sign becomes one inside."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+        if not sensitive:
+            # Lower case alone would leave a bare `i` of the Turkish one, and a final sigma that depends on what follows.
+            text = unicodedata.normalize("NFC", text.replace("İ", "ı").lower()).replace("ς", "σ")
+    return text if sensitive else text.lower()
+
+
+def _share_path(share: str, path: str) -> str:
+    return f"{share}/{path}" if path else share
+
+
+def _parse_pattern(pattern: str, whole: bool) -> tuple[_Test, str | None]:
+    """The pattern's test and the ASCII text it cannot do without."""
+    sensitive = any(character.isupper() for character in pattern)
+    pattern = _comparable(pattern, sensitive)
+    is_glob = any(match.lastgroup != "literal" for match in _token.finditer(pattern))
+    required = _required(pattern.strip("/") if is_glob or whole else pattern)
+    if not is_glob and not whole:
+        # What stands in a directory's name also stands in the names of its contents.
+        return lambda share, path: pattern in _comparable(_share_path(share, path), sensitive), required
+    if "/" in pattern:
+        prefix = _compile_glob(pattern.strip("/"))
+        return lambda share, path: prefix(_comparable(_share_path(share, path), sensitive)) is not None, required
+    name = _compile_glob("**/" + re.sub(r"\*+", "*", pattern))
+    if is_glob:
+        return lambda _, path: name(_comparable(path, sensitive)) is not None, required
+    return lambda share, path: name(_comparable(_share_path(share, path), sensitive)) is not None, required
+
+
+def _required(pattern: str) -> str | None:
+    """The longest literal text of a pattern that no stored name can spell with other characters."""
+    literals = "".join(match["literal"] or "\n" for match in _token.finditer(pattern))
+    return max(_stored_alike.findall(literals), key=len, default=None)
+
+
+def _compile_glob(pattern: str) -> Callable[[str], re.Match[str] | None]:
+    """Match `pattern` against a path or one of its ancestors.
+
+    Each wildcard and the literals up to the next one are an atomic group that takes the first fit and never tries another. No match is
+    lost: a later fit leaves less of the same name to what follows, and what `*` may not cross, a later fit could not cross either. Only
+    where `**` begins anew must the `*` after it be tried again, hence the groups of `*` lie inside those of `**`.
+    """
+    return re.compile("".join(_glob_parts(pattern)), re.DOTALL).match
+
+
+def _glob_parts(pattern: str) -> Iterator[str]:
+    opened: list[str] = []
+    for match in _token.finditer(pattern):
+        kind = match.lastgroup
+        if kind in _OPEN:
+            while opened and (kind != "star" or opened[-1] == "star"):
+                opened.pop()
+                yield ")"
+            opened.append(kind)
+            yield _OPEN[kind]
+        elif kind == "set":
+            yield _glob_set(match["set"], bool(match["negated"]))
+        else:
+            yield "[^/]" if kind == "any" else re.escape(match[0])
+    yield r"(?:/|\Z)" + ")" * len(opened)
+
+
+def _glob_set(members: str, negated: bool) -> str:
+    ranges = []
+    for first, last, single in _range.findall(members):
+        if single or first <= last:
+            ranges.append(re.escape(single or first) + (f"-{re.escape(last)}" if last else ""))
+    if not ranges:  # only ranges that run backwards
+        return "[^/]" if negated else "(?!)"
+    return f"(?!/)[{'^' if negated else ''}{''.join(ranges)}]"
+
+
+def _regex_test(regex: str) -> _Test:
+    sensitive = any(character.isupper() for character in _escapes.sub("", regex))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            search = re.compile(unicodedata.normalize("NFC", regex), 0 if sensitive else re.IGNORECASE).search
+    except (re.error, ValueError, OverflowError, RecursionError) as error:
+        raise UsageError(
+            f"The regular expression {printable(regex)} cannot be understood: {error}.", "For * and ? leave out -e; a literal . is written \\."
+        ) from error
+    # Without these, what is found in an ancestor is found in the whole as well.
+    looks_at_end = _looks_at_end.search(regex) is not None
+
+    def test(share: str, path: str) -> bool:
+        text = unicodedata.normalize("NFC", _share_path(share, path))
+        if search(text):
+            return True
+        return looks_at_end and any(search(text, 0, slash.start()) for slash in re.finditer("/", text))
+
+    return test

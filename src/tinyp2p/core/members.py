@@ -1,0 +1,248 @@
+"""The members and their shares as told by signed records: merge, order, and what gossip says to whom (docs/protocol.md, section 3).
+
+A state machine: records and messages go in, what is new and the next message come out. It sends nothing and reads no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ..errors import Malformed
+from ..limits import MAX_JSON_BYTES, MAX_MEMBERS, MAX_RECORDS, MAX_SHARES_PER_MEMBER, MIB
+from ..model import MEMBER_ROLES, GroupId, MemberId, Peer, ShareKey
+from .group import check_certificate
+from .identity import SigningKey, is_signed, public_bytes
+from .wire import (
+    MEMBER_DOMAIN,
+    SHARE_DOMAIN,
+    Gossip,
+    GossipAnswer,
+    MemberRecord,
+    ShareRecord,
+    SignedRecord,
+    decode_member_record,
+    decode_share_record,
+    encode,
+)
+
+MAX_RECORDS_BYTES = MAX_JSON_BYTES - MIB  # the rest is for what a message wants
+RECORD_FRAME_BYTES = 128  # a signature in base64, keys and punctuation
+
+
+@dataclass(frozen=True, slots=True)
+class KnownMember:
+    record: MemberRecord
+    signed: SignedRecord
+    peer: Peer
+
+
+@dataclass(frozen=True, slots=True)
+class KnownShare:
+    record: ShareRecord
+    signed: SignedRecord
+
+
+@dataclass(slots=True)
+class News:
+    """What a message taught: records that replaced older ones or came in new."""
+
+    members: list[MemberId] = field(default_factory=list)
+    shares: list[ShareKey] = field(default_factory=list)
+    rejected: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.members or self.shares)
+
+
+def sign_member(key: SigningKey, record: MemberRecord) -> SignedRecord:
+    body = encode(record)
+    return SignedRecord(body, key.sign(MEMBER_DOMAIN + body))
+
+
+def sign_share(key: SigningKey, record: ShareRecord) -> SignedRecord:
+    body = encode(record)
+    return SignedRecord(body, key.sign(SHARE_DOMAIN + body))
+
+
+def _fitting(records: list[SignedRecord], share_records: list[SignedRecord]) -> tuple[list[SignedRecord], list[SignedRecord]]:
+    """As many of these as one message may carry; the rest follows in the next round."""
+    fitting: tuple[list[SignedRecord], list[SignedRecord]] = ([], [])
+    size_bytes = 0
+    for kept, offered in zip(fitting, (records, share_records), strict=True):
+        for signed in offered[:MAX_RECORDS]:
+            size_bytes += (len(signed.body) + 2) // 3 * 4 + RECORD_FRAME_BYTES
+            if size_bytes > MAX_RECORDS_BYTES:
+                return fitting
+            kept.append(signed)
+    return fitting
+
+
+def _gossip(records: list[SignedRecord], share_records: list[SignedRecord]) -> Gossip | None:
+    return Gossip({}, {}, *_fitting(records, share_records)) if records or share_records else None
+
+
+class Members:
+    """All records that one member holds."""
+
+    def __init__(self, group_public: bytes, group_id: GroupId, me: MemberId, boot: str) -> None:
+        self.group_public = group_public
+        self.group_id = group_id
+        self.me = me
+        self.boot = boot
+        self.members: dict[MemberId, KnownMember] = {}
+        self.shares: dict[ShareKey, KnownShare] = {}
+        self.highest_seen: dict[str, int] = {}
+        self.foreign_boots: dict[str, int] = {}
+        self.doubled = False
+
+    # --- learning ---------------------------------------------------------------------------------------------------
+    def learn(self, records: Iterable[SignedRecord], share_records: Iterable[SignedRecord]) -> News:
+        """Take in records from anyone: the forged and the old change nothing."""
+        news = News()
+        for signed in records:
+            try:
+                member = self._learn_member(signed)
+            except Malformed:
+                news.rejected += 1
+                continue
+            if member:
+                news.members.append(member)
+        for signed in share_records:
+            try:
+                key = self._learn_share(signed)
+            except Malformed:
+                news.rejected += 1
+                continue
+            if key:
+                news.shares.append(key)
+        return news
+
+    def _learn_member(self, signed: SignedRecord) -> MemberId | None:
+        record = decode_member_record(signed)
+        if record.group != self.group_id:
+            raise Malformed("A record of another group.")
+        peer = check_certificate(self.group_public, record.certificate)
+        if peer.role not in MEMBER_ROLES or not is_signed(public_bytes(peer.member), signed.signature, MEMBER_DOMAIN + signed.body):
+            raise Malformed("A member record is not signed by its member.")
+        if peer.member == self.me:
+            self._heard_of_me(record)
+            return None
+        known = self.members.get(peer.member)
+        if known and known.record.version >= record.version:
+            return None
+        if not known and len(self.members) >= MAX_MEMBERS:
+            raise Malformed("Too many members.")
+        self.members[peer.member] = KnownMember(record, signed, peer)
+        return peer.member
+
+    def _heard_of_me(self, record: MemberRecord) -> None:
+        if record.boot == self.boot:
+            return  # my own words come back
+        mine = self.members.get(self.me)
+        version = mine.record.version if mine else 0
+        if record.version >= version:
+            # Once may be my own past from before a restored backup; again, after I signed above it, is another device at work.
+            self.doubled |= version > self.foreign_boots.setdefault(record.boot, version)
+        self._saw(self.me, record.version)
+
+    def _learn_share(self, signed: SignedRecord) -> ShareKey | None:
+        record = decode_share_record(signed)
+        key = ShareKey(MemberId(record.member), record.share)
+        if record.group != self.group_id or record.member not in self.members or not record.is_for(self.me):
+            raise Malformed("A share record of a stranger, or not for us.")
+        known = self.shares.get(key)
+        if key.member == self.me:
+            if known is None or known.record != record:
+                self._saw(str(key), record.version)
+            return None
+        if known and known.record.version >= record.version:
+            return None
+        if not known and sum(other.member == key.member for other in self.shares) >= MAX_SHARES_PER_MEMBER:
+            raise Malformed("Too many shares.")
+        self.shares[key] = KnownShare(record, signed)
+        return key
+
+    def _saw(self, key: str, version: int) -> None:
+        self.highest_seen[key] = max(version, self.highest_seen.get(key, 0))
+
+    # --- my own records ---------------------------------------------------------------------------------------------
+    def next_version(self, key: str, current: int) -> int:
+        """The next version for my record or share: above all that was ever seen of it."""
+        return max(current, self.highest_seen.get(key, 0)) + 1
+
+    def is_mine(self, signed: SignedRecord) -> bool:
+        """Whether a member record is one of my own."""
+        return check_certificate(self.group_public, decode_member_record(signed).certificate).member == self.me
+
+    def set_mine(self, signed: SignedRecord) -> None:
+        record = decode_member_record(signed)
+        self.members[self.me] = KnownMember(record, signed, check_certificate(self.group_public, record.certificate))
+
+    def set_my_share(self, signed: SignedRecord) -> None:
+        record = decode_share_record(signed)
+        self.shares[ShareKey(self.me, record.share)] = KnownShare(record, signed)
+
+    def is_behind(self) -> bool:
+        """Whether others hold a higher version of me than I ever signed: sign a newer one."""
+        mine = self.members.get(self.me)
+        return mine is not None and self.highest_seen.get(self.me, 0) >= mine.record.version
+
+    def shares_behind(self) -> list[str]:
+        """My shares, also forgotten ones, of which others hold a version that I did not sign lately: sign a newer one, `gone` if need be."""
+        found = []
+        for name in [key.partition("/")[2] for key in self.highest_seen if key.startswith(f"{self.me}/")]:
+            mine = self.shares.get(ShareKey(self.me, name))
+            if mine is None or self.highest_seen[f"{self.me}/{name}"] >= mine.record.version:
+                found.append(name)
+        return found
+
+    # --- gossip -----------------------------------------------------------------------------------------------------
+    def visible_shares(self, to: MemberId) -> dict[ShareKey, KnownShare]:
+        return {key: known for key, known in self.shares.items() if known.record.is_for(to)}
+
+    def digest(self, to: MemberId) -> Gossip:
+        """The opening of a round: all that I hold and `to` may see, by version."""
+        return Gossip(
+            members={member: known.record.version for member, known in self.members.items()},
+            shares={str(key): known.record.version for key, known in self.visible_shares(to).items()},
+            digest=True,
+        )
+
+    def answer(self, asker: MemberId, message: Gossip) -> tuple[GossipAnswer, News]:
+        """What to say to a message, and what it taught."""
+        news = self.learn(message.records, message.share_records)
+        if not message.digest:
+            return GossipAnswer(), news
+        shares = {str(key): known for key, known in self.visible_shares(asker).items()}
+        newer = [known.signed for member, known in self.members.items() if known.record.version > message.members.get(member, 0)]
+        newer_shares = [known.signed for key, known in shares.items() if known.record.version > message.shares.get(key, 0)]
+        want = [member for member, version in message.members.items() if version > self._version_of(member)]
+        # A share that the asker may not see counts as unknown here, or the answer would tell an outsider that it exists.
+        want_shares = [key for key, version in message.shares.items() if key not in shares or version > shares[key].record.version]
+        return GossipAnswer(*_fitting(newer, newer_shares), want[:MAX_RECORDS], want_shares[:MAX_RECORDS]), news
+
+    def _version_of(self, member: str) -> int:
+        known = self.members.get(MemberId(member))
+        return known.record.version if known else 0
+
+    def answered(self, by: MemberId, answer: GossipAnswer) -> tuple[Gossip | None, News]:
+        """What an answer taught, and what its sender wants to have next, if anything."""
+        news = self.learn(answer.records, answer.share_records)
+        records = [self.members[MemberId(member)].signed for member in answer.want_members if member in self.members]
+        shares = {str(key): known.signed for key, known in self.visible_shares(by).items()}
+        share_records = [shares[key] for key in answer.want_shares if key in shares]
+        return _gossip(records, share_records), news
+
+    def telling(self, to: MemberId, news: News) -> Gossip | None:
+        """News put for one member: only what it may see."""
+        records = [self.members[member].signed for member in news.members if member != to and member in self.members]
+        share_records = [
+            self.shares[key].signed for key in news.shares if key in self.shares and key.member != to and self.shares[key].record.is_for(to)
+        ]
+        return _gossip(records, share_records)
+
+    def forget(self, member: MemberId) -> None:
+        self.members.pop(member, None)
+        for key in [key for key in self.shares if key.member == member]:
+            del self.shares[key]

@@ -1,0 +1,297 @@
+"""The picker: which chunk of one file to ask of whom next (docs/protocol.md, section 5).
+
+It owns what is here, what is in flight and how fast each source is: rarest chunks first, in runs that fit the source's speed, and near the
+end no chunk left to a source that would hold it up. It leaves out connections, timeouts, checking bytes and who is a source at all.
+
+Sets of chunks are Python integers with the first chunk in the highest bit: one bit a chunk, and a set of a million chunks is cut with another
+in a few microseconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..errors import Malformed
+from ..limits import CHUNK_SIZE, REQUEST_CHUNKS
+from .chunks import Bitmap
+
+if TYPE_CHECKING:
+    from random import Random
+
+REQUEST_S = 1.0  # a request should take about this long at most
+UNKNOWN_CHUNK_S = 1.0  # what a chunk is expected to take at a source that has sent none yet
+MEMORY_S = 3.0  # how far back a rate looks ...
+MEMORY_KEPT = 0.75  # ... and what a slow source keeps of its past at each chunk, however long that took
+CLEARLY_FASTER = 2.0  # a chunk is asked twice only if the second source needs less than half the time
+CLEARLY_SOONER_S = 0.1  # and if that saves more than the noise of a network
+IDLE_S = 1.0  # who has not been asked for this long is not counted on
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Ask `source` for `count` chunks from `first` on."""
+
+    source: str
+    first: int
+    count: int
+
+    @property
+    def chunks(self) -> range:
+        return range(self.first, self.first + self.count)
+
+
+@dataclass(slots=True)
+class _Source:
+    has: int = 0
+    partial: bool = False  # was said to lack chunks: it gets this file as we do
+    pending: dict[int, Request] = field(default_factory=dict)  # chunks asked and not yet come, in the order asked
+    rarest: int = 0  # the rarest wanted chunks it has; only shrinks until something else changes, then 0
+    mark_s: float = -math.inf  # when it last sent a chunk, or was first asked after a pause
+    sent_bytes: float = 0.0
+    sent_s: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        return self.sent_bytes / max(self.sent_s, 1e-3)
+
+    def chunk_sent(self, now_s: float) -> None:
+        elapsed_s = max(0.0, now_s - self.mark_s)
+        # Both sums fade alike, so that chunks which come in bursts after a silence still give the right quotient.
+        kept = max(MEMORY_KEPT, math.exp(-elapsed_s / MEMORY_S))
+        self.sent_bytes = self.sent_bytes * kept + CHUNK_SIZE
+        self.sent_s = self.sent_s * kept + elapsed_s
+        self.mark_s = max(self.mark_s, now_s)
+
+    def chunk_s(self, unknown_s: float) -> float:
+        return CHUNK_SIZE / self.rate if self.sent_bytes else unknown_s
+
+    def expected_s(self, ahead: int, unknown_s: float, now_s: float) -> float:
+        """How long until the chunk with `ahead` chunks up to and with it has come; what is overdue is expected to take as long again."""
+        silence_s = max(0.0, now_s - self.mark_s) if self.pending else 0.0
+        return abs(ahead * self.chunk_s(unknown_s) - silence_s)
+
+    def more_s(self, count: int, now_s: float) -> float:
+        """How long it would take for `count` chunks asked now, behind all that it was asked before."""
+        return max(count * self.chunk_s(UNKNOWN_CHUNK_S), self.expected_s(len(self.pending) + count, UNKNOWN_CHUNK_S, now_s))
+
+
+class Picker:
+    """Decides what to ask next; `have` (chunks here already) is copied."""
+
+    def __init__(self, have: Bitmap, rng: Random) -> None:
+        self._length = have.length
+        self._have = Bitmap(have.length, have.encode())
+        self._rng = rng
+        self._all = (1 << have.length) - 1
+        self._allowed = self._all
+        self._wanted = self._all ^ self._set_of(have)  # neither here nor in flight
+        self._wanted_count = have.length - have.count
+        # How many sources have each chunk, as binary numbers written across: bit c of plane p is bit p of chunk c's number.
+        self._planes: list[int] = []
+        self._sources: dict[str, _Source] = {}
+        self._banned: dict[str, int] = {}  # chunks that came wrong; outlives the source's leaving
+
+    @property
+    def complete(self) -> bool:
+        return self._have.complete
+
+    @property
+    def remaining(self) -> int:
+        """How many chunks are not here yet."""
+        return self._length - self._have.count
+
+    def rate(self, source: str) -> float:
+        """Bytes a second of late, 0 as long as nothing has come."""
+        return self._sources[source].rate if source in self._sources else 0.0
+
+    def source_joined(self, source: str, chunks: Bitmap | None) -> None:
+        """A member can serve these chunks (None: all); raises Malformed for a bitmap of another length."""
+        has = self._all if chunks is None else self._set_of(chunks)
+        joined = self._sources.setdefault(source, _Source())
+        joined.partial = has != self._all
+        self._now_has(joined, has ^ (has & self._banned.get(source, 0)))
+
+    def source_updated(self, source: str, chunks: Bitmap | None) -> None:
+        """A source has other chunks than before; news of one that has left is ignored."""
+        if source in self._sources:
+            self.source_joined(source, chunks)
+
+    def source_left(self, source: str) -> None:
+        """A source is gone; what was asked of it is wanted again."""
+        if source in self._sources:
+            self._now_has(self._sources[source], 0)
+            for index in self._sources.pop(source).pending:
+                self._want_again(index)
+
+    def limit_known(self, count: int) -> None:
+        """Only the first `count` chunks can be checked, and so be asked for, as yet."""
+        hidden = self._length - min(max(count, 0), self._length)
+        self._allowed = self._all >> hidden << hidden
+        self._forget_rarest()
+
+    def next_request(self, source: str, now_s: float) -> Request | None:
+        """What to ask of this source now; None: nothing until a chunk arrives, a request ends, a source changes or some time passes."""
+        asked = self._sources.get(source)
+        if asked is None or self.complete:
+            return None
+        asked.rarest = asked.rarest & self._wanted or self._rarest(asked)
+        if asked.rarest:
+            first, count = self._run(asked)
+            others_s = self._others_finish_s(asked, first, now_s)
+            while count and asked.more_s(count, now_s) > others_s:
+                count -= 1
+            if not count or self._has_its_share(asked):
+                return None
+            self._wanted ^= ((1 << count) - 1) << (self._length - first - count)
+            self._wanted_count -= count
+        else:
+            late = self._late_chunk(asked, now_s)
+            if late is None:
+                return None
+            first, count = late, 1
+        if not asked.pending:
+            asked.mark_s = now_s
+        request = Request(source, first, count)
+        asked.pending.update(dict.fromkeys(request.chunks, request))
+        return request
+
+    def chunk_arrived(self, source: str, index: int, now_s: float) -> bool:
+        """A verified chunk has come; False if it was here already, or is none of this file."""
+        if not 0 <= index < self._length:
+            return False
+        sender = self._sources.get(source)
+        if sender is not None and sender.pending.pop(index, None) is not None:
+            sender.chunk_sent(now_s)
+        elif self._wanted & self._bit(index):  # nobody was asked, or it was asked for in vain before
+            self._wanted ^= self._bit(index)
+            self._wanted_count -= 1
+        return self._have.add(index)
+
+    def chunk_wrong(self, source: str, index: int) -> None:
+        """A chunk failed its check: it is wanted again, but never again from this source."""
+        if not 0 <= index < self._length:
+            return
+        self._banned[source] = self._banned.get(source, 0) | self._bit(index)
+        sender = self._sources.get(source)
+        if sender is not None:
+            self._now_has(sender, sender.has ^ (sender.has & self._bit(index)))
+            if sender.pending.pop(index, None) is not None:
+                self._want_again(index)
+
+    def request_ended(self, request: Request) -> None:
+        """A request is answered or has failed: what of it has not arrived is wanted again."""
+        asked = self._sources.get(request.source)
+        if asked is None:
+            return
+        for index in request.chunks:
+            if asked.pending.get(index) == request:
+                del asked.pending[index]
+                self._want_again(index)
+
+    def useless(self, request: Request) -> bool:
+        """Is every chunk of this request here already?"""
+        return all(index in self._have for index in request.chunks)
+
+    def _bit(self, index: int) -> int:
+        return 1 << (self._length - 1 - index)
+
+    def _set_of(self, chunks: Bitmap) -> int:
+        if chunks.length != self._length:
+            raise Malformed("A bitmap has the wrong length.")
+        return int.from_bytes(chunks.encode(), "big") >> (-self._length % 8)
+
+    def _now_has(self, source: _Source, has: int) -> None:
+        common = source.has & has
+        gained, lost = has ^ common, source.has ^ common
+        for level, plane in enumerate(self._planes):  # adding with carry, all chunks at once
+            self._planes[level] = plane ^ gained
+            gained &= plane
+        if gained:
+            self._planes.append(gained)
+        for level, plane in enumerate(self._planes):  # subtracting with borrow
+            self._planes[level] = plane ^ lost
+            lost ^= lost & plane
+        source.has = has
+        self._forget_rarest()
+
+    def _forget_rarest(self) -> None:
+        for source in self._sources.values():
+            source.rarest = 0
+
+    def _want_again(self, index: int) -> None:
+        if index in self._have or any(index in source.pending for source in self._sources.values()):
+            return
+        self._wanted |= self._bit(index)
+        self._wanted_count += 1
+        self._forget_rarest()
+
+    def _rarest(self, source: _Source) -> int:
+        chosen = source.has & self._wanted & self._allowed
+        for plane in reversed(self._planes):
+            common = chosen & plane
+            if common != chosen:  # some have a 0 in this place: the others are held by more sources
+                chosen ^= common
+        return chosen
+
+    def _run(self, source: _Source) -> tuple[int, int]:
+        """Where in the rarest chunks to begin, and how many in a row to ask for."""
+        in_flight = len(set(source.pending.values()))
+        fitting = int(source.rate * REQUEST_S / CHUNK_SIZE / (in_flight + 1))  # all its requests share its rate
+        share = self._wanted_count // max(1, 2 * (len(self._sources) - 1))  # small at the end, so that all end together
+        count = max(1, min(fitting, share, REQUEST_CHUNKS))
+        chosen = source.rarest
+        if any(other.partial for other in self._sources.values()):
+            # Everyone who gets this file begins elsewhere, so that all have something to give to each other.
+            start = self._rng.randrange(self._length) // count * count
+            chosen = chosen & ((1 << (self._length - start)) - 1) or chosen
+        top = chosen.bit_length()
+        head = chosen >> max(0, top - count)
+        gaps = head ^ ((1 << head.bit_length()) - 1)
+        return self._length - top, head.bit_length() - gaps.bit_length()
+
+    def _has_its_share(self, source: _Source) -> bool:
+        """Would more for a source of unknown speed be too little for the others? Else the first asked would get a small file whole."""
+        others = len(self._sources) - 1
+        return not source.sent_bytes and 0 < len(source.pending) * others >= self._wanted_count
+
+    def _others_finish_s(self, source: _Source, first: int, now_s: float) -> float:
+        """When all would be here that is left for the sources that would bring `first` sooner than this one; infinite without any."""
+        limit_s, bit = source.more_s(1, now_s), self._bit(first)
+        faster = [
+            other
+            for other in self._sources.values()
+            if other is not source
+            and other.sent_bytes
+            and (other.pending or now_s - other.mark_s <= IDLE_S)
+            and other.more_s(1, now_s) < limit_s
+            and other.has & bit
+        ]
+        if not faster:
+            return math.inf
+        left = self._wanted_count
+        if all(other.has != self._all for other in faster):
+            reach = 0
+            for other in faster:
+                reach |= other.has
+            left = (reach & self._wanted).bit_count()
+        left += sum(len(other.pending) for other in faster)
+        return left * CHUNK_SIZE / sum(other.rate for other in faster)
+
+    def _late_chunk(self, source: _Source, now_s: float) -> int | None:
+        """Which chunk in flight elsewhere would hold up the end, and clearly come sooner from this source?"""
+        total_rate = sum(other.rate for other in self._sources.values())
+        rest_s = self._wanted_count * CHUNK_SIZE / max(total_rate, 1.0)
+        limit_s = max(CLEARLY_FASTER * source.more_s(1, now_s) + CLEARLY_SOONER_S, rest_s)
+        asked = Counter(index for other in self._sources.values() for index in other.pending)
+        late = [
+            (expected_s, index)
+            for other in self._sources.values()
+            if other is not source
+            for position, index in enumerate(other.pending)
+            # A source that never sent a chunk is judged by its silence alone.
+            if (expected_s := other.expected_s(position + 1, 0.0, now_s)) > limit_s and asked[index] == 1 and index not in self._have
+        ]
+        return next((index for _, index in sorted(late, reverse=True) if source.has & self._bit(index)), None)

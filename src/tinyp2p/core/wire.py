@@ -1,0 +1,263 @@
+"""The one decoder and encoder of everything that crosses the network: bytes in, checked values or RemoteError out (docs/protocol.md).
+
+Nothing past this file sees unchecked input: lengths are bounded before anything is allocated for them, names before they become paths.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from ..errors import Malformed
+from ..limits import (
+    HASH_SIZE,
+    MAX_ADDRESSES,
+    MAX_AUDIENCE,
+    MAX_BUCKET_BITS,
+    MAX_BUCKET_BYTES,
+    MAX_CHANGES_BYTES,
+    MAX_ENTRIES_PER_SHARE,
+    MAX_FILE_SIZE,
+    MAX_JSON_BYTES,
+    MAX_RECORD_BYTES,
+    MAX_RECORDS,
+)
+from ..model import Entry, MemberId
+from .identity import is_signed, public_bytes
+from .names import is_valid_path, safe_name
+
+T = TypeVar("T")
+
+Id = Annotated[str, msgspec.Meta(pattern=r"\A[a-z2-7]{52}\Z")]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Address = Annotated[str, msgspec.Meta(max_length=300, pattern=r"\A[0-9A-Za-z.:%\[\]_-]+:[0-9]{1,5}\Z")]
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_FILE_SIZE)]
+Version = Annotated[int, msgspec.Meta(ge=0, le=MAX_FILE_SIZE)]
+Blob = Annotated[bytes, msgspec.Meta(max_length=4096)]
+Hash = Annotated[bytes, msgspec.Meta(min_length=HASH_SIZE, max_length=HASH_SIZE)]
+
+MEMBER_DOMAIN = b"tinyp2p 1 member record\n"
+SHARE_DOMAIN = b"tinyp2p 1 share record\n"
+ADDRESS = re.compile(r"\A(?:\[([0-9A-Fa-f:.%]+)\]|([0-9A-Za-z._-]+)):([0-9]{1,5})\Z")
+
+
+class SignedRecord(msgspec.Struct, frozen=True):
+    """A record as it travels: the bytes that were signed and the signature."""
+
+    body: Annotated[bytes, msgspec.Meta(max_length=MAX_RECORD_BYTES)]
+    signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+
+
+class MemberRecord(msgspec.Struct, frozen=True):
+    group: Id
+    certificate: Blob
+    version: Version
+    boot: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]
+    name: Name
+    addresses: Annotated[list[Address], msgspec.Meta(max_length=MAX_ADDRESSES)]
+    time: Count
+
+
+class ShareRecord(msgspec.Struct, frozen=True):
+    group: Id
+    member: Id
+    share: Name
+    audience: Annotated[list[Id], msgspec.Meta(max_length=MAX_AUDIENCE)]
+    version: Version
+    root: Hash
+    bits: Annotated[int, msgspec.Meta(ge=0, le=MAX_BUCKET_BITS)]
+    entries: Annotated[int, msgspec.Meta(ge=0, le=MAX_ENTRIES_PER_SHARE)]
+    bytes: Count
+    gone: bool
+    time: Count
+    files: Annotated[int, msgspec.Meta(ge=0, le=MAX_ENTRIES_PER_SHARE)] = 0
+
+    def is_for(self, member: str) -> bool:
+        """Whether this member may see the share at all."""
+        return not self.audience or member in self.audience or member == self.member
+
+
+Records = Annotated[list[SignedRecord], msgspec.Meta(max_length=MAX_RECORDS)]
+ShareName = Annotated[str, msgspec.Meta(max_length=128)]
+
+
+class Gossip(msgspec.Struct, frozen=True, omit_defaults=True):
+    members: dict[Id, Version] = {}
+    shares: dict[ShareName, Version] = {}
+    records: Records = []
+    share_records: Records = []
+    digest: bool = False
+
+
+class GossipAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    records: Records = []
+    share_records: Records = []
+    want_members: Annotated[list[Id], msgspec.Meta(max_length=MAX_RECORDS)] = []
+    want_shares: Annotated[list[ShareName], msgspec.Meta(max_length=MAX_RECORDS)] = []
+
+
+class Hello(msgspec.Struct, frozen=True):
+    protocol: int
+    member: Id
+    name: Name
+    version: Annotated[str, msgspec.Meta(max_length=64)]
+    observed: Annotated[str, msgspec.Meta(max_length=300)] = ""
+
+
+class JoinRequest(msgspec.Struct, frozen=True):
+    certificate: Blob
+    key: Hash
+    proof: Blob
+    signature: Blob
+    name: Name
+
+
+class JoinAnswer(msgspec.Struct, frozen=True):
+    certificate: Blob
+    secret: Hash
+    group: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+    records: Records = []
+
+
+class Changes(msgspec.Struct, frozen=True):
+    record: SignedRecord
+    entries: list[Entry]
+    removed: list[tuple[str, Version]]
+
+
+class Buckets(msgspec.Struct, frozen=True):
+    record: SignedRecord
+    hashes: Annotated[bytes, msgspec.Meta(max_length=HASH_SIZE << MAX_BUCKET_BITS)]
+
+
+class Have(msgspec.Struct, frozen=True):
+    size: Count
+    complete: bool
+    have: bytes = b""
+    fetching: Annotated[list[Id], msgspec.Meta(max_length=64)] = []
+
+
+class Growing(msgspec.Struct, frozen=True):
+    """A manifest that grows while its file is hashed."""
+
+    hashes: bytes
+    cid: Id | None
+
+
+class Recheck(msgspec.Struct, frozen=True):
+    chunk: Count
+
+
+class Rechecked(msgspec.Struct, frozen=True):
+    good: bool
+
+
+class Problem(msgspec.Struct, frozen=True):
+    code: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    message: Annotated[str, msgspec.Meta(max_length=1000)] = ""
+
+
+encode = msgspec.json.encode
+
+
+def decode(raw: bytes | bytearray, kind: type[T], limit: int = MAX_JSON_BYTES) -> T:
+    """A message of that kind; raises Malformed for everything else."""
+    if len(raw) > limit:
+        raise Malformed("A message is too long.")
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise Malformed(f"A message is not what it should be: {error}") from error
+
+
+def _checked(entries: list[Entry]) -> list[Entry]:
+    for entry in entries:
+        if not is_valid_path(entry.path):
+            raise Malformed("A catalog holds a path that cannot be.")
+        if not (
+            0 <= entry.size <= MAX_FILE_SIZE and abs(entry.mtime_ns) < 1 << 63 and 0 <= entry.mode <= 0o777 and 0 < entry.version <= MAX_FILE_SIZE
+        ):
+            raise Malformed("A catalog holds a number that cannot be.")
+        if entry.cid is not None and (entry.type != "f" or not _is_id(entry.cid)):
+            raise Malformed("A catalog holds a content id that cannot be.")
+        if (entry.target is None) != (entry.type != "l") or (entry.target is not None and not 0 < len(entry.target) <= 4096):
+            raise Malformed("A catalog holds a link that cannot be.")
+    return entries
+
+
+_IS_ID = re.compile(r"[a-z2-7]{52}\Z")
+
+
+def _is_id(text: str) -> bool:
+    return _IS_ID.match(text) is not None
+
+
+def decode_changes(raw: bytes | bytearray) -> Changes:
+    """The answer to `changes`; each entry and path checked."""
+    changes = decode(raw, Changes, MAX_CHANGES_BYTES)
+    _checked(changes.entries)
+    if not all(is_valid_path(path) for path, _ in changes.removed):
+        raise Malformed("A catalog holds a path that cannot be.")
+    return changes
+
+
+_ENTRIES = msgspec.json.Decoder(list[Entry])
+
+
+def encode_bucket(entries: list[Entry]) -> bytes:
+    """A bucket's bytes; `entries` must be sorted by path in UTF-8."""
+    return msgspec.json.encode(entries)
+
+
+def decode_bucket(raw: bytes | bytearray) -> list[Entry]:
+    """A bucket's entries; only the exact bytes that `encode_bucket` makes are accepted."""
+    if len(raw) > MAX_BUCKET_BYTES:
+        raise Malformed("A bucket is too long.")
+    try:
+        entries = _ENTRIES.decode(raw)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise Malformed("A bucket is damaged.") from error
+    paths = [entry.path.encode() for entry in _checked(entries)]
+    if any(left >= right for left, right in itertools.pairwise(paths)) or encode_bucket(entries) != raw:
+        raise Malformed("A bucket is not in its one true form.")
+    return entries
+
+
+def decode_member_record(signed: SignedRecord) -> MemberRecord:
+    """A member record's content; the signature is checked by members.py, which knows the group."""
+    record = decode(signed.body, MemberRecord, MAX_RECORD_BYTES)
+    if safe_name(record.name, "") != record.name:
+        raise Malformed("A member has a name that cannot be shown.")
+    return record
+
+
+def decode_share_record(signed: SignedRecord) -> ShareRecord:
+    """A share record that its member signed."""
+    record = decode(signed.body, ShareRecord, MAX_RECORD_BYTES)
+    if safe_name(record.share, "") != record.share:
+        raise Malformed("A share has a name that cannot be shown.")
+    if not is_signed(public_bytes(record.member), signed.signature, SHARE_DOMAIN + signed.body):
+        raise Malformed("A share record is not signed by its member.")
+    return record
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT` or `[IPv6]:PORT`; raises Malformed."""
+    match = ADDRESS.match(address)
+    if not match or not 0 < int(match[3]) < 65536:
+        raise Malformed(f"{address!r} is not HOST:PORT.")
+    return match[1] or match[2], int(match[3])
+
+
+def join_address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def known_member(text: str) -> MemberId:
+    """A member id from an address of a request; raises Malformed."""
+    if not _is_id(text):
+        raise Malformed("This is not a member id.")
+    return MemberId(text)

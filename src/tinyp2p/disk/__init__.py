@@ -1,0 +1,1 @@
+"""What touches the disk: home, index, scanning, hashing, partial files."""

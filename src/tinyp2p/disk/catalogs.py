@@ -1,0 +1,276 @@
+"""The store of catalogs: published entries of all shares (docs/protocol.md, section 4). Leaves out what lies on my own disk: local.py."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ..core.catalog import EMPTY_HASH, bucket_hash, bucket_of, check_bucket, hash_entries, root_of, slot_of, slots_of, too_many
+from ..core.wire import SignedRecord, encode, encode_bucket
+from ..core.wire import decode as decode_wire
+from ..errors import LocalError, WrongBytes
+from ..limits import HASH_SIZE, INDEX_BUDGET_ENTRIES, MAX_CHANGES_BYTES, REMOVED_KEPT
+from ..model import Cid, Entry, MemberId, ShareKey
+from .index import Index
+
+COLUMNS = "path, type, size, mtime_ns, mode, version, cid, target"
+PAGE = 1_000
+# What tells a change besides its path, in JSON; names may need escapes.
+ENTRY_BYTES, PATH_FACTOR = 200, 2
+CHANGES_BYTES = MAX_CHANGES_BYTES // 4
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogState:
+    """Where a catalog stands; `record` is the signed share record that its entries make the root of, None while incomplete."""
+
+    id: int
+    key: ShareKey
+    version: int
+    oldest: int
+    bits: int
+    hashes: bytes
+    record: SignedRecord | None
+    entries: int
+    bytes: int
+    complete: bool
+    as_of: float
+
+
+class Catalogs:
+    def __init__(self, index: Index) -> None:
+        self.index = index
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+    def state(self, key: ShareKey) -> CatalogState | None:
+        row = self.index.read().execute("SELECT * FROM catalog WHERE member = ? AND share = ?", (key.member, key.share)).fetchone()
+        return _state(row) if row else None
+
+    def standing(self, key: ShareKey) -> tuple[int, bool] | None:
+        """Version of a catalog and whether it is complete; None where nothing of it is here."""
+        row = self.index.read().execute("SELECT version, complete FROM catalog WHERE member = ? AND share = ?", key_of(key)).fetchone()
+        return (row[0], bool(row[1])) if row else None
+
+    def id_of(self, key: ShareKey) -> int | None:
+        row = self.index.read().execute("SELECT id FROM catalog WHERE member = ? AND share = ?", key_of(key)).fetchone()
+        return int(row[0]) if row else None
+
+    def states(self) -> list[CatalogState]:
+        return [_state(row) for row in self.index.read().execute("SELECT * FROM catalog")]
+
+    def bucket(self, catalog: int, number: int, bits: int) -> bytes:
+        """A bucket's bytes as they are served."""
+        return encode_bucket(_bucket(self.index.read(), catalog, number, bits))
+
+    def changes(self, state: CatalogState, after: int) -> tuple[list[Entry], list[tuple[str, int]]] | None:
+        """All that changed above a version, or None where buckets must be compared."""
+        if after < state.oldest or after > state.version:
+            return None
+        reader = self.index.read()
+        sizes = "SELECT count(*), coalesce(sum(length(path)), 0) FROM"
+        (changed, letters) = reader.execute(f"{sizes} entry WHERE catalog = ? AND version > ?", (state.id, after)).fetchone()
+        (lost, lost_letters) = reader.execute(f"{sizes} removed WHERE catalog = ? AND version > ?", (state.id, after)).fetchone()
+        size_bytes = (changed + lost) * ENTRY_BYTES + (letters + lost_letters) * PATH_FACTOR
+        if too_many(changed, state.entries) or size_bytes > CHANGES_BYTES:
+            return None
+        rows = reader.execute(f"SELECT {COLUMNS} FROM entry WHERE catalog = ? AND version > ?", (state.id, after))
+        removed = reader.execute("SELECT path, version FROM removed WHERE catalog = ? AND version > ?", (state.id, after))
+        return [Entry(*row) for row in rows], [(path, version) for path, version in removed]
+
+    def entry(self, key: ShareKey, path: str) -> Entry | None:
+        row = self.index.read().execute(
+            f"SELECT {_E} FROM entry e JOIN catalog c ON c.id = e.catalog WHERE c.member = ? AND c.share = ? AND e.path = ?", (*key_of(key), path)
+        )
+        found = row.fetchone()
+        return Entry(*found) if found else None
+
+    def folder(self, key: ShareKey, path: str) -> list[Entry]:
+        """What lies directly in a folder of a share."""
+        low, high = (f"{path}/", f"{path}0") if path else ("", "\U0010ffff")
+        rows = self.index.read().execute(
+            f"SELECT {_E} FROM entry e JOIN catalog c ON c.id = e.catalog WHERE c.member = ? AND c.share = ? AND e.path >= ? AND e.path < ? "
+            "AND instr(substr(e.path, ?), '/') = 0 ORDER BY e.path",
+            (*key_of(key), low, high, len(low) + 1),
+        )
+        return [Entry(*row) for row in rows]
+
+    def below(self, key: ShareKey, path: str) -> Iterator[Entry]:
+        """An entry and all that lies below it; with an empty path the whole share."""
+        catalog = self.id_of(key)
+        entry = self.entry(key, path) if path else None
+        if entry is not None:
+            yield entry
+        if catalog is not None:
+            yield from self._pages(catalog, *((f"{path}/", f"{path}0") if path else ("", None)))
+
+    def _pages(self, catalog: int, low: str = "", high: str | None = None, where: str = "1", values: Sequence[str] = ()) -> Iterator[Entry]:
+        """Entries above `low` in the order of their paths; read page by page, so that neither memory nor a transaction is held meanwhile."""
+        while True:
+            below = "AND path < ?" if high is not None else ""
+            sql = f"SELECT {COLUMNS} FROM entry WHERE catalog = ? AND path > ? {below} AND {where} ORDER BY path LIMIT {PAGE}"
+            rows = self.index.read().execute(sql, (catalog, low, *([high] if high is not None else []), *values)).fetchall()
+            for row in rows:
+                yield Entry(*row)
+            if len(rows) < PAGE:
+                return
+            low = rows[-1][0]
+
+    def holding(self, cid: Cid) -> list[tuple[ShareKey, Entry]]:
+        """All entries, of anyone, that name this content."""
+        rows = self.index.read().execute(f"SELECT c.member, c.share, {_E} FROM entry e JOIN catalog c ON c.id = e.catalog WHERE e.cid = ?", (cid,))
+        return [(ShareKey(row[0], row[1]), Entry(*row[2:])) for row in rows]
+
+    def unhashed_twins(self, size_bytes: int) -> list[tuple[ShareKey, Entry]]:
+        """Files of that size whose content is not known yet."""
+        rows = self.index.read().execute(
+            f"SELECT c.member, c.share, {_E} FROM entry e JOIN catalog c ON c.id = e.catalog WHERE e.cid IS NULL AND e.type = 'f' AND e.size = ?",
+            (size_bytes,),
+        )
+        return [(ShareKey(row[0], row[1]), Entry(*row[2:])) for row in rows]
+
+    def scan(self, members: Sequence[str] | None, required: str | None, cid: Cid | None) -> Iterator[tuple[ShareKey, Entry]]:
+        """Entries for a search, narrowed by what SQL can tell; `required` is an ASCII substring of SHARE/PATH, case ignored."""
+        if cid is not None:
+            yield from ((key, entry) for key, entry in self.holding(cid) if members is None or key.member in members)
+            return
+        for catalog, member, share in self.index.read().execute("SELECT id, member, share FROM catalog ORDER BY id").fetchall():
+            if members is not None and member not in members:
+                continue
+            key = ShareKey(member, share)
+            if required:
+                wanted = "%" + required.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+                found = self._pages(catalog, where="? || path LIKE ? ESCAPE '\\'", values=(f"{share}/", wanted))
+            else:
+                found = self._pages(catalog)
+            yield from ((key, entry) for entry in found)
+
+    # --- others' catalogs -------------------------------------------------------------------------------------------
+    def open(self, key: ShareKey, expected_entries: int = 0) -> CatalogState:
+        """The catalog's state, made empty where it is new; raises LocalError where the budget does not allow it."""
+        sql = "SELECT coalesce(sum(entries), 0) FROM catalog WHERE member != ? OR share != ?"
+        (others,) = self.index.read().execute(sql, key_of(key)).fetchone()
+        if others + expected_entries > INDEX_BUDGET_ENTRIES:
+            raise LocalError(f"The index is full: {key.share} with {expected_entries:,} entries is left out.")
+        state = self.state(key)
+        if state is None:
+            with self.index.write() as db:
+                db.execute("INSERT OR IGNORE INTO catalog VALUES (NULL, ?, ?, 0, 0, 0, ?, NULL, 0, 0, 0, 0)", (*key_of(key), EMPTY_HASH))
+            state = self.state(key)
+            assert state is not None
+        return state
+
+    def apply_changes(
+        self, state: CatalogState, entries: Sequence[Entry], removed: Sequence[tuple[str, int]], record: SignedRecord, goal: Goal
+    ) -> bool:
+        """Catch up by changes; False, and nothing changed, where they do not arrive at the signed root.
+
+        Where the catalog is incomplete, what was removed before is not known.
+        """
+        with self.index.write() as db:
+            db.execute("SAVEPOINT changes")
+            _put(db, state.id, entries)
+            db.executemany("DELETE FROM entry WHERE catalog = ? AND path = ?", [(state.id, path) for path, _ in removed])
+            kept = [(state.id, path, min(version, goal.version)) for path, version in removed]  # no root covers removals
+            db.executemany("INSERT OR REPLACE INTO removed VALUES (?, ?, ?)", kept)
+            touched = [slot_of(entry.path) for entry in entries] + [slot_of(path) for path, _ in removed]
+            hashes = rehash(db, state.id, state.bits, state.hashes, goal.bits, touched)
+            (count,) = db.execute("SELECT count(*) FROM entry WHERE catalog = ?", (state.id,)).fetchone()
+            if root_of(goal.bits, hashes) != goal.root or count != goal.entries:
+                db.execute("ROLLBACK TO changes")
+                return False
+            settle(db, state.id, goal, hashes, record, state.oldest if state.complete else goal.version)
+        return True
+
+    def apply_buckets(self, catalog: int, bits: int, buckets: Sequence[tuple[int, bytes, Sequence[Entry]]]) -> None:
+        """Replace buckets (number, bytes, entries) by ones that are known to be the owner's; the catalog is incomplete until `settle`."""
+        for number, _, entries in buckets:
+            check_bucket(entries, number, bits)
+        with self.index.write() as db:
+            old_bits, hashes, count = db.execute("SELECT bits, hashes, entries FROM catalog WHERE id = ?", (catalog,)).fetchone()
+            fresh = bytearray(hashes) if old_bits == bits else bytearray(HASH_SIZE << bits)
+            for number, raw, entries in buckets:
+                count -= db.execute("DELETE FROM entry WHERE catalog = ? AND slot >= ? AND slot < ?", (catalog, *slots_of(number, bits))).rowcount
+                _put(db, catalog, entries)
+                count += len(entries)
+                fresh[number * HASH_SIZE : (number + 1) * HASH_SIZE] = bucket_hash(raw)
+            sql = "UPDATE catalog SET bits = ?, hashes = ?, entries = ?, complete = 0, record = NULL WHERE id = ?"
+            db.execute(sql, (bits, bytes(fresh), count, catalog))
+
+    def settle(self, catalog: int, goal: Goal, hashes: bytes, record: SignedRecord) -> None:
+        """All differing buckets are in; raises WrongBytes where they hold another number of entries than was signed."""
+        with self.index.write() as db:
+            (count,) = db.execute("SELECT count(*) FROM entry WHERE catalog = ?", (catalog,)).fetchone()
+            if count != goal.entries:
+                raise WrongBytes("A catalog holds another number of entries than its record says.")
+            settle(db, catalog, goal, hashes, record, goal.version)
+
+    def drop(self, key: ShareKey) -> None:
+        with self.index.write() as db:
+            row = db.execute("SELECT id FROM catalog WHERE member = ? AND share = ?", key_of(key)).fetchone()
+            for table in ("entry", "removed", "local", "root") if row else ():
+                db.execute(f"DELETE FROM {table} WHERE catalog = ?", row)
+            if row:
+                db.execute("DELETE FROM catalog WHERE id = ?", row)
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a signed share record promises of its catalog."""
+
+    version: int
+    bits: int
+    root: bytes
+    entries: int
+    bytes: int
+    files: int = 0
+
+
+_E = ", ".join(f"e.{column.strip()}" for column in COLUMNS.split(","))
+
+
+def key_of(key: ShareKey) -> tuple[str, str]:
+    return key.member, key.share
+
+
+def _state(row: tuple[object, ...]) -> CatalogState:
+    identity, member, share, version, oldest, bits, hashes, record, entries, size, complete, as_of = row
+    signed = decode_wire(record, SignedRecord) if isinstance(record, bytes) else None
+    key = ShareKey(MemberId(str(member)), str(share))
+    return CatalogState(identity, key, version, oldest, bits, hashes, signed, entries, size, bool(complete), as_of)  # type: ignore[arg-type]
+
+
+def _bucket(db: sqlite3.Connection, catalog: int, number: int, bits: int) -> list[Entry]:
+    rows = db.execute(f"SELECT {COLUMNS} FROM entry WHERE catalog = ? AND slot >= ? AND slot < ? ORDER BY path", (catalog, *slots_of(number, bits)))
+    return [Entry(*row) for row in rows]
+
+
+def _put(db: sqlite3.Connection, catalog: int, entries: Iterable[Entry]) -> None:
+    db.executemany(
+        f"INSERT OR REPLACE INTO entry (catalog, slot, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        ((catalog, slot_of(e.path), e.path, e.type, e.size, e.mtime_ns, e.mode, e.version, e.cid, e.target) for e in entries),
+    )
+    db.executemany("DELETE FROM removed WHERE catalog = ? AND path = ?", ((catalog, entry.path) for entry in entries))
+
+
+def rehash(db: sqlite3.Connection, catalog: int, old_bits: int, hashes: bytes, bits: int, touched: Iterable[int]) -> bytes:
+    """The bucket hashes after a change at some slots; all anew where the number of buckets changed."""
+    fresh = bytearray(hashes) if old_bits == bits else bytearray(HASH_SIZE << bits)
+    numbers = {bucket_of(slot, bits) for slot in touched} if old_bits == bits else range(1 << bits)
+    for number in numbers:
+        fresh[number * HASH_SIZE : (number + 1) * HASH_SIZE] = hash_entries(_bucket(db, catalog, number, bits))
+    return bytes(fresh)
+
+
+def settle(db: sqlite3.Connection, catalog: int, goal: Goal, hashes: bytes, record: SignedRecord, oldest: int) -> None:
+    """The catalog is now what its record says; removals are known above version `oldest`."""
+    (kept,) = db.execute("SELECT count(*) FROM removed WHERE catalog = ?", (catalog,)).fetchone()
+    if kept > REMOVED_KEPT:
+        oldest = goal.version
+    if oldest == goal.version:
+        db.execute("DELETE FROM removed WHERE catalog = ?", (catalog,))
+    db.execute(
+        "UPDATE catalog SET version = ?, oldest = ?, bits = ?, hashes = ?, record = ?, entries = ?, bytes = ?, complete = 1, as_of = ? WHERE id = ?",
+        (goal.version, oldest, goal.bits, hashes, encode(record), goal.entries, goal.bytes, time.time(), catalog),
+    )

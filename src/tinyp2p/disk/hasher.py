@@ -1,0 +1,266 @@
+"""Chunk hashes of files: in a child process at idle priority for the background, or in a caller's thread on demand (docs/protocol.md, section 1).
+
+Owns reading a file that may change meanwhile, and the child's life. Leaves out which files are hashed when, and what their hashes are kept for.
+Run as `python -m tinyp2p.disk.hasher` this file is the child: batches come in on stdin, answers go out on stdout, each as a length of 4 bytes and
+msgpack.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import msgspec
+
+from ..core.chunks import chunk_count, chunk_hash, chunk_length
+from ..errors import LocalError
+from ..limits import CHUNK_SIZE, KIB
+from .scan import open_inside
+
+log = logging.getLogger(__name__)
+
+LENGTH_BYTES = 4
+TRIES = 2
+ANSWER_BYTES = 64 * KIB
+ANSWER_S = 0.5
+# Clocks of file systems advance in steps of up to 10 ms; what is written twice within a step looks unchanged.
+CLOCK_STEP_NS = 20_000_000
+
+
+class Changed(LocalError):
+    """A file was written while it was hashed."""
+
+    code = "changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Hashed:
+    """A file's chunk hashes, concatenated, and what it was when they were taken."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    hashes: bytes
+
+
+Batch = tuple[bytes, list[str]]
+_batches = msgspec.msgpack.Decoder(Batch)
+_answers = msgspec.msgpack.Decoder(list[Hashed | None])
+
+
+# --- one file --------------------------------------------------------------------------------------------------------
+def hash_file(root: str, path: str, on_chunk: Callable[[int, bytes], None] | None = None) -> Hashed:
+    """Hash a file beneath `root`, telling `on_chunk` each index and hash; blocks; raises Changed, or OSError where it cannot be read."""
+    return _hash_into(bytearray(CHUNK_SIZE), root, path, on_chunk)
+
+
+def _hash_into(buffer: bytearray, root: str, path: str, on_chunk: Callable[[int, bytes], None] | None) -> Hashed:
+    handle = open_inside(root, path)
+    try:
+        before = _settled(handle)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        hashes = bytearray()
+        view = memoryview(buffer)
+        for index in range(chunk_count(before.st_size)):
+            chunk = view[: chunk_length(before.st_size, index)]
+            if not _fill(handle, chunk, index * CHUNK_SIZE) or _differs(before, os.fstat(handle)):
+                raise Changed(f"{path} changed while it was hashed.")
+            digest = chunk_hash(chunk)
+            hashes += digest
+            if on_chunk is not None:
+                on_chunk(index, digest)
+        if _differs(before, os.fstat(handle)):
+            raise Changed(f"{path} changed while it was hashed.")
+    finally:
+        os.close(handle)
+    return Hashed(before.st_size, before.st_mtime_ns, before.st_ctime_ns, before.st_ino, bytes(hashes))
+
+
+def _settled(handle: int) -> os.stat_result:
+    """The file's state, once any later write is bound to show in its times."""
+    status = os.fstat(handle)
+    age_ns = time.time_ns() - status.st_ctime_ns
+    if not 0 <= age_ns < CLOCK_STEP_NS:
+        return status
+    time.sleep((CLOCK_STEP_NS - age_ns) / 1e9)
+    return os.fstat(handle)
+
+
+def _differs(before: os.stat_result, after: os.stat_result) -> bool:
+    return (before.st_size, before.st_mtime_ns, before.st_ctime_ns, before.st_ino) != (
+        after.st_size,
+        after.st_mtime_ns,
+        after.st_ctime_ns,
+        after.st_ino,
+    )
+
+
+def _fill(handle: int, chunk: memoryview, offset: int) -> bool:
+    done = 0
+    while done < len(chunk):
+        count = os.preadv(handle, [chunk[done:]], offset + done)
+        if count == 0:
+            return False
+        done += count
+    return True
+
+
+# --- the parent's side -----------------------------------------------------------------------------------------------
+class Hasher:
+    """The child process that hashes in the background; killed, it is started again by the next batch."""
+
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process | None = None
+        self._one_batch = asyncio.Lock()
+        self._closed = False
+
+    async def start(self) -> None:
+        """Start the child now rather than with the first batch; raises LocalError."""
+        self._closed = False
+        async with self._one_batch:
+            try:
+                await self._child()
+            except OSError as error:
+                raise LocalError(f"The process that hashes files cannot be started: {error.strerror}.") from error
+
+    async def close(self) -> None:
+        """End the child; a batch under way gets None for what is not hashed yet."""
+        self._closed = True
+        if self._process is not None:
+            _kill(self._process)
+        async with self._one_batch:
+            await self._end()
+
+    async def hash_many(self, root: str, paths: list[str]) -> list[Hashed | None]:
+        """Hash a batch at idle priority; None: the file vanished, cannot be read or changed meanwhile, or the child died over it twice."""
+        done: list[Hashed | None] = []
+        async with self._one_batch:
+            for _ in range(TRIES):
+                if self._closed or len(done) == len(paths):
+                    break
+                try:
+                    await self._ask(root, paths, done)
+                except (OSError, asyncio.IncompleteReadError, msgspec.DecodeError) as error:
+                    if not self._closed:
+                        log.warning("hasher_lost done=%d of=%d cause=%r", len(done), len(paths), error)
+                    await self._end()
+                except BaseException:
+                    # Whoever gives up leaves answers behind that the next batch would take for its own.
+                    await self._end()
+                    raise
+        return done + [None] * (len(paths) - len(done))
+
+    async def _ask(self, root: str, paths: list[str], done: list[Hashed | None]) -> None:
+        """Append an answer to `done` for each path that has none yet."""
+        process = await self._child()
+        if self._closed:
+            raise ConnectionAbortedError
+        assert process.stdin is not None and process.stdout is not None
+        message = msgspec.msgpack.encode((os.fsencode(root), paths[len(done) :]))
+        process.stdin.write(len(message).to_bytes(LENGTH_BYTES, "big") + message)
+        await process.stdin.drain()
+        while len(done) < len(paths):
+            length = int.from_bytes(await process.stdout.readexactly(LENGTH_BYTES), "big")
+            done += _answers.decode(await process.stdout.readexactly(length))
+
+    async def _child(self) -> asyncio.subprocess.Process:
+        if self._process is None or self._process.returncode is not None:
+            # -P: a module that lies in the current folder must not run. The child needs no passwords.
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "tinyp2p.disk.hasher"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                limit=CHUNK_SIZE,
+                env={name: value for name, value in os.environ.items() if not name.startswith("TINYP2P_")},
+            )
+        return self._process
+
+    async def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        _kill(process)
+        # Reads what is left in the pipes, so that they are closed too.
+        with contextlib.suppress(OSError):
+            await process.communicate()
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+
+
+# --- the child's side ------------------------------------------------------------------------------------------------
+def main() -> None:
+    """Answer batches until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes stdin
+    _lower_priority()
+    buffer = bytearray(CHUNK_SIZE)
+    try:
+        while (batch := _receive(sys.stdin.buffer)) is not None:
+            _answer(batch, buffer)
+    except BrokenPipeError:
+        # Spares the interpreter the attempt to flush what nobody reads.
+        os._exit(0)
+
+
+def _lower_priority() -> None:
+    # The idle class also puts the child's reading behind that of all others.
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except (AttributeError, OSError):
+        os.nice(19)
+
+
+def _receive(stream: BinaryIO) -> Batch | None:
+    length = int.from_bytes(stream.read(LENGTH_BYTES), "big")
+    message = stream.read(length)
+    return _batches.decode(message) if message and len(message) == length else None
+
+
+def _answer(batch: Batch, buffer: bytearray) -> None:
+    """Hash a batch; answers leave in groups, as one by one they would cost the parent more than the hashing of small files."""
+    root, paths = os.fsdecode(batch[0]), batch[1]
+    answers: list[Hashed | None] = []
+    size_bytes = 0
+    sent_at = time.monotonic()
+    for path in paths:
+        hashed = None
+        with contextlib.suppress(OSError, Changed):
+            hashed = _hash_into(buffer, root, path, _end_with_parent)
+        answers.append(hashed)
+        size_bytes += 100 + (len(hashed.hashes) if hashed else 0)
+        if size_bytes >= ANSWER_BYTES or time.monotonic() - sent_at >= ANSWER_S:
+            _send(answers)
+            answers = []
+            size_bytes = 0
+            sent_at = time.monotonic()
+    if answers:
+        _send(answers)
+
+
+def _send(answers: list[Hashed | None]) -> None:
+    message = msgspec.msgpack.encode(answers)
+    sys.stdout.buffer.write(len(message).to_bytes(LENGTH_BYTES, "big") + message)
+    sys.stdout.buffer.flush()
+
+
+def _end_with_parent(_index: int, _digest: bytes) -> None:
+    # The parent sends nothing before it has its answer: what can be read is the end of stdin, and a terabyte may be left to hash.
+    if select.select([sys.stdin.fileno()], [], [], 0)[0]:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""The home folder: one folder a group with its keys, settings, index, lock and socket. Knows files and modes, not what the keys mean."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import stat
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import platformdirs
+
+from ..errors import LocalError, NoGroup, UsageError
+
+SOCKET_PATH_MAX = 100
+
+
+def write_private(path: str, data: bytes) -> None:
+    """Replace a file atomically, mode 0600."""
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def make_private_folder(path: str) -> None:
+    """Create a folder with mode 0700, or check that only we may enter it."""
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    found = os.stat(path)
+    if found.st_uid != os.geteuid():
+        raise LocalError(f"{path} belongs to somebody else.", "Choose another with --home DIR.")
+    if found.st_mode & 0o077:
+        os.chmod(path, 0o700)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupHome:
+    """The folder of one group within the home; its name is the group's name here."""
+
+    name: str
+    path: str
+
+    def file(self, name: str) -> str:
+        return os.path.join(self.path, name)
+
+    @property
+    def index_path(self) -> str:
+        return self.file("index.db")
+
+    @property
+    def log_path(self) -> str:
+        return self.file("log")
+
+    @property
+    def socket_path(self) -> str:
+        """Where the local API listens; a short path elsewhere when the home's own is too long for a unix socket."""
+        path = self.file("api.sock")
+        if len(os.fsencode(path)) <= SOCKET_PATH_MAX:
+            return path
+        digest = hashlib.sha256(os.fsencode(os.path.realpath(self.path))).hexdigest()[:20]
+        folder = os.path.join(tempfile.gettempdir(), f"tinyp2p-{os.geteuid()}")
+        make_private_folder(folder)
+        return os.path.join(folder, digest)
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            with open(self.file(name), "rb") as file:
+                if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                    os.fchmod(file.fileno(), 0o600)
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, data: bytes) -> None:
+        write_private(self.file(name), data)
+
+    def settings(self) -> dict[str, Any]:
+        raw = self.read("settings.json")
+        if raw is None:
+            return {}
+        try:
+            settings = json.loads(raw)
+        except ValueError:
+            settings = None
+        if not isinstance(settings, dict):
+            raise LocalError(f"{self.file('settings.json')} is damaged.", "Mend it or delete it; folders must then be shared again.")
+        return settings
+
+    def save_settings(self, settings: dict[str, Any]) -> None:
+        self.write("settings.json", json.dumps(settings, indent=2, ensure_ascii=False).encode() + b"\n")
+
+    def lock(self) -> int | None:
+        """Become the one process of this home: an open descriptor that holds the lock while it lives, or None if another has it."""
+        handle = os.open(self.file("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            return None
+        return handle
+
+
+class Home:
+    """All groups of one user on this computer (`--home`, `TINYP2P_HOME`, else the platform's data folder)."""
+
+    def __init__(self, path: str | None = None) -> None:
+        self.path = os.path.abspath(path or platformdirs.user_data_dir("tinyp2p", appauthor=False))
+
+    def group_names(self) -> list[str]:
+        folder = os.path.join(self.path, "groups")
+        try:
+            names = os.listdir(folder)
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in names if os.path.exists(os.path.join(folder, name, "member.crt")))
+
+    def group(self, name: str) -> GroupHome:
+        """The folder of a group, whether it exists or not; raises UsageError for a name that cannot be a folder's."""
+        if not name or name.startswith(".") or "/" in name or "\0" in name or "\\" in name or len(name.encode()) > 100:
+            raise UsageError(f"{name!r} cannot be the name of a group.", "Use letters, digits, spaces and dashes.")
+        return GroupHome(name, os.path.join(self.path, "groups", name))
+
+    def create(self, name: str) -> GroupHome:
+        home = self.group(name)
+        for folder in (self.path, os.path.join(self.path, "groups"), home.path):
+            make_private_folder(folder)
+        return home
+
+    def select(self, name: str | None) -> GroupHome:
+        """The group that a command means: the named one, or the only one; raises NoGroup or UsageError."""
+        names = self.group_names()
+        if name is not None:
+            if name in names:
+                return self.group(name)
+            raise NoGroup(f'There is no group "{name}" here.', "Enter one with: tinyp2p join")
+        if not names:
+            raise NoGroup("There is no group here yet.", "Start one with: tinyp2p share --new FOLDER, or enter one with: tinyp2p join")
+        if len(names) > 1:
+            raise UsageError(f"Several groups here: {', '.join(names)}.", "Choose one with --group NAME.")
+        return self.group(names[0])

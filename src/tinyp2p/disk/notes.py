@@ -1,0 +1,110 @@
+"""What a member remembers besides catalogs: signed records, who came by which invite, what was placed where, who fetched what, unfinished gets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from ..core.wire import SignedRecord
+from ..model import Cid
+from .index import Index, from_column, to_column
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A file that a get put somewhere, as it was then."""
+
+    place: str
+    cid: Cid
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+class Notes:
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self.later = index.later
+
+    # --- records ----------------------------------------------------------------------------------------------------
+    def records(self) -> tuple[list[SignedRecord], list[SignedRecord]]:
+        """All signed records kept: of members, of shares."""
+        rows = self.index.read().execute("SELECT kind, body, signature FROM record").fetchall()
+        kept: dict[str, list[SignedRecord]] = {"member": [], "share": []}
+        for kind, body, signature in rows:
+            kept[kind].append(SignedRecord(body, signature))
+        return kept["member"], kept["share"]
+
+    def keep_records(self, kind: str, records: Iterable[tuple[str, SignedRecord]]) -> None:
+        now = time.time()
+        with self.index.write() as db:
+            rows = [(key, kind, signed.body, signed.signature, now) for key, signed in records]
+            db.executemany("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?)", rows)
+
+    def last_seen(self) -> dict[str, float]:
+        return dict(self.index.read().execute("SELECT key, seen FROM record WHERE kind = 'member'").fetchall())
+
+    # --- invites ----------------------------------------------------------------------------------------------------
+    def used(self, invite: str) -> int:
+        (count,) = self.index.read().execute("SELECT count(*) FROM invited WHERE invite = ?", (invite,)).fetchone()
+        return int(count)
+
+    def certificate_for(self, invite: str, member: str) -> bytes | None:
+        """The certificate that this member got by this invite already."""
+        row = self.index.read().execute("SELECT certificate FROM invited WHERE invite = ? AND member = ?", (invite, member)).fetchone()
+        return bytes(row[0]) if row else None
+
+    def keep_invited(self, invite: str, member: str, certificate: bytes) -> None:
+        with self.index.write() as db:
+            db.execute("INSERT INTO invited VALUES (?, ?, ?, ?)", (invite, member, certificate, time.time()))
+
+    # --- files placed by a get ----------------------------------------------------------------------------------------
+    def placed(self, path: str) -> Placed | None:
+        row = self.index.read().execute("SELECT place, cid, size, mtime_ns, inode FROM placed WHERE path = ?", (path,)).fetchone()
+        if row is None:
+            return None
+        place, cid, size, mtime_ns, inode = row
+        return Placed(place, cid, size, mtime_ns, from_column(inode))
+
+    def placed_with(self, cid: Cid) -> list[str]:
+        """Where files with that content were put."""
+        return [path for (path,) in self.index.read().execute("SELECT path FROM placed WHERE cid = ?", (cid,))]
+
+    def keep_placed(self, rows: Iterable[tuple[str, Placed]]) -> None:
+        with self.index.write() as db:
+            values = [(path, p.place, p.cid, p.size, p.mtime_ns, to_column(p.inode)) for path, p in rows]
+            db.executemany("INSERT OR REPLACE INTO placed VALUES (?, ?, ?, ?, ?, ?)", values)
+
+    # --- who fetched what of my shares --------------------------------------------------------------------------------
+    def keep_served(self, rows: Iterable[tuple[str, str, str, int]]) -> None:
+        """Add (share, member, cid, bytes); an empty cid stands for the catalog itself."""
+        with self.index.write() as db:
+            sql = "INSERT INTO served VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET bytes = bytes + excluded.bytes"
+            db.executemany(sql, list(rows))
+
+    def served(self, share: str) -> list[tuple[str, int, int]]:
+        """For each member that asked for anything of a share: id, files, bytes."""
+        sql = "SELECT member, sum(cid != ''), sum(CASE cid WHEN '' THEN 0 ELSE bytes END) FROM served WHERE share = ? GROUP BY member"
+        return list(self.index.read().execute(sql, (share,)))
+
+    def forget_served(self, share: str) -> None:
+        with self.index.write() as db:
+            db.execute("DELETE FROM served WHERE share = ?", (share,))
+
+    # --- unfinished gets ----------------------------------------------------------------------------------------------
+    def begin_job(self, request: dict[str, object]) -> int:
+        with self.index.write() as db:
+            raw = msgspec.json.encode(request)
+            db.execute("DELETE FROM job WHERE request = ?", (raw,))
+            return db.execute("INSERT INTO job VALUES (NULL, ?, ?)", (raw, time.time())).lastrowid or 0
+
+    def end_job(self, job: int) -> None:
+        with self.index.write() as db:
+            db.execute("DELETE FROM job WHERE id = ?", (job,))
+
+    def jobs(self) -> list[tuple[int, dict[str, object]]]:
+        rows = self.index.read().execute("SELECT id, request FROM job ORDER BY id").fetchall()
+        return [(job, msgspec.json.decode(request, type=dict[str, object])) for job, request in rows]

@@ -1,0 +1,103 @@
+"""One error tree. `LocalError` is ours, `RemoteError` a member's fault; the text is the sentence that the CLI prints."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TinyP2PError(Exception):
+    """Carries a sentence, a hint (what to do next), a stable `code` and the exit code of the CLI."""
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class LocalError(TinyP2PError):
+    """Something on this computer: a folder, the disk, the settings."""
+
+
+class UsageError(LocalError):
+    code = "usage"
+    exit_code = 2
+
+
+class NothingMatched(LocalError):
+    code = "nothing_matched"
+    exit_code = 3
+
+
+class NoGroup(LocalError):
+    code = "no_group"
+    exit_code = 4
+
+
+class Unreachable(LocalError):
+    """Nobody answers; `refused_name` tells that somebody did, but is not of this group."""
+
+    code = "unreachable"
+    exit_code = 4
+
+    def __init__(self, message: str, hint: str = "", refused_name: bool = False) -> None:
+        super().__init__(message, hint)
+        self.refused_name = refused_name
+
+
+class HomeBusy(LocalError):
+    """Another process is the one of this home: it starts, ends, or works for one command."""
+
+    code = "home_busy"
+
+
+class NotAllHere(LocalError):
+    code = "not_all_here"
+    exit_code = 5
+
+
+class DiskFull(LocalError):
+    code = "disk_full"
+    exit_code = 5
+
+
+class Refused(LocalError):
+    code = "refused"
+    exit_code = 6
+
+
+class RemoteError(TinyP2PError):
+    """A member sent, or failed to send, something; it is never ours to repair."""
+
+    code = "remote"
+
+
+class Malformed(RemoteError):
+    """Bytes from outside that the decoder did not accept."""
+
+    code = "malformed"
+
+
+class AnswerError(RemoteError):
+    """A member answered a request with an error; `status` is HTTP's, `reason` the code in its body."""
+
+    code = "answer"
+
+    def __init__(self, status: int, reason: str, message: str = "") -> None:
+        super().__init__(message or f"the member answered {status} {reason}")
+        self.status = status
+        self.reason = reason
+
+
+class ConnectionLost(RemoteError):
+    """The connection to a member ended or stalled before the answer was whole."""
+
+    code = "connection_lost"
+
+
+class WrongBytes(RemoteError):
+    """Content that does not match its hash."""
+
+    code = "wrong_bytes"

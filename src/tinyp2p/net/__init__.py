@@ -1,0 +1,1 @@
+"""What touches the network: TLS, connections and the ways to reach a member."""

@@ -1,0 +1,147 @@
+"""The way to each member: which addresses to try, one connection for control kept open, back-off where nobody answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Awaitable, Callable, Iterable
+
+from ..core.admission import why_refused
+from ..core.wire import split_address
+from ..errors import TinyP2PError, Unreachable
+from ..limits import RETRY_FIRST_S, RETRY_MAX_S
+from ..model import MEMBER_ROLES, MemberId
+from .client import Connection, connect
+from .tls import Credentials, client_context
+
+log = logging.getLogger(__name__)
+STAGGER_S = 0.2
+
+
+class Dialer:
+    """Connects to members as their client. `addresses_of` tells where a member may be found, `revoked` whom to leave alone."""
+
+    def __init__(
+        self, credentials: Credentials, addresses_of: Callable[[MemberId], list[str]], revoked: set[str], clock: Callable[[], float]
+    ) -> None:
+        self.credentials = credentials
+        self.addresses_of = addresses_of
+        self.revoked = revoked
+        self.clock = clock
+        self.working: dict[MemberId, str] = {}
+        self._context: ssl.SSLContext = client_context(credentials)
+        self._control: dict[MemberId, Connection] = {}
+        self._dialing: dict[MemberId, asyncio.Task[Connection]] = {}
+        self._retry_s: dict[MemberId, tuple[float, float]] = {}
+
+    # --- one address ------------------------------------------------------------------------------------------------
+    async def dial(self, address: str, expected: MemberId | None = None) -> Connection:
+        """A connection to whoever is at an address; raises Unreachable or Malformed."""
+        host, port = split_address(address)
+        connection = await connect(host, port, self._context, self.credentials.server_name)
+        peer = connection.peer
+        problem = why_refused(peer, self.revoked, self.clock())
+        if peer.role not in MEMBER_ROLES or problem or (expected is not None and peer.member != expected):
+            connection.close()
+            raise Unreachable(f"{address} is now another member." if not problem else f"The member at {address} is no longer of this group.")
+        self.working[peer.member] = address
+        self._retry_s.pop(peer.member, None)
+        return connection
+
+    # --- one member -------------------------------------------------------------------------------------------------
+    def may_try(self, member: MemberId) -> bool:
+        """Whether the back-off of a member that did not answer is over."""
+        return asyncio.get_running_loop().time() >= self._retry_s.get(member, (0.0, 0.0))[0]
+
+    def heard_from(self, member: MemberId) -> None:
+        """A sign of life: no need to wait any longer."""
+        self._retry_s.pop(member, None)
+
+    async def open(self, member: MemberId) -> Connection:
+        """A new connection to a member, tried at all its addresses; raises Unreachable."""
+        addresses = self._candidates(member)
+        if not addresses:
+            raise Unreachable("No address of this member is known.")
+        try:
+            return await _first(self._dial_later(address, member, number * STAGGER_S) for number, address in enumerate(addresses))
+        except TinyP2PError:
+            last = self._retry_s.get(member, (0.0, RETRY_FIRST_S / 2))[1]
+            wait = min(last * 2, RETRY_MAX_S)
+            self._retry_s[member] = (asyncio.get_running_loop().time() + wait, wait)
+            raise
+
+    def _candidates(self, member: MemberId) -> list[str]:
+        known = self.addresses_of(member)
+        first = self.working.get(member)
+        return list(dict.fromkeys([first, *known] if first else known))
+
+    async def _dial_later(self, address: str, member: MemberId, delay_s: float) -> Connection:
+        await asyncio.sleep(delay_s)
+        return await self.dial(address, member)
+
+    async def control(self, member: MemberId) -> Connection:
+        """The connection kept for control requests to a member."""
+        existing = self._control.get(member)
+        if existing is not None and existing.usable:
+            return existing
+        task = self._dialing.get(member)
+        if task is None:
+            task = self._dialing[member] = asyncio.create_task(self._open_control(member))
+            task.add_done_callback(lambda done: self._dialed(member, done))
+        return await asyncio.shield(task)
+
+    async def _open_control(self, member: MemberId) -> Connection:
+        connection = await self.open(member)
+        self.adopt(connection)
+        return connection
+
+    def _dialed(self, member: MemberId, task: asyncio.Task[Connection]) -> None:
+        self._dialing.pop(member, None)
+        if not task.cancelled() and task.exception() is not None:
+            log.debug("dial failed member=%s error=%s", member[:8], task.exception())
+
+    def adopt(self, connection: Connection) -> None:
+        """Keep a connection that was made by address for control."""
+        member = connection.peer.member
+        existing = self._control.get(member)
+        if existing is not None and existing.usable and existing is not connection:
+            connection.close()
+            return
+        self._control[member] = connection
+
+    def connected(self, member: MemberId) -> Connection | None:
+        connection = self._control.get(member)
+        return connection if connection is not None and connection.usable else None
+
+    async def close(self) -> None:
+        for task in list(self._dialing.values()):
+            task.cancel()
+        for connection in self._control.values():
+            connection.close()
+
+
+async def _first(attempts: Iterable[Awaitable[Connection]]) -> Connection:
+    """The first that succeeds, the others dropped; raises the last error where none does."""
+    waiting = {asyncio.ensure_future(attempt) for attempt in attempts}
+    winner: Connection | None = None
+    error: Exception = Unreachable("No address is known.")
+    try:
+        while waiting and winner is None:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                problem = task.exception()
+                if problem is None and winner is None:
+                    winner = task.result()
+                elif problem is None:
+                    task.result().close()
+                elif isinstance(problem, TinyP2PError):
+                    error = problem
+                else:
+                    raise problem
+    finally:
+        for task in waiting:
+            task.cancel()
+    if winner is None:
+        raise error
+    return winner

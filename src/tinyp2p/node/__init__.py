@@ -1,0 +1,1 @@
+"""The member at work; `node.py` alone constructs the parts and wires them."""

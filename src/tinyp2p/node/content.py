@@ -1,0 +1,289 @@
+"""Serving content: who may have which bytes, from which file they are read, and what to do when it changed (docs/protocol.md, section 5)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ..core.chunks import Bitmap, Manifest, chunk_count, chunk_hash, chunk_length
+from ..core.members import Members
+from ..core.wire import Growing, Have
+from ..disk.catalogs import Catalogs
+from ..disk.hasher import Changed, Hashed, hash_file
+from ..disk.local import Local, LocalFile
+from ..disk.scan import open_inside
+from ..errors import AnswerError, TinyP2PError
+from ..limits import CHUNK_SIZE, HASH_SIZE
+from ..model import Cid, MemberId, ShareKey
+
+log = logging.getLogger(__name__)
+FETCHING_FOR_S = 30.0
+GROW_WAIT_S = 5.0
+HASH_AT_ONCE = 4
+NOT_HERE = AnswerError(404, "not_here", "This is not here, or not for you.")
+CHANGED = AnswerError(409, "changed", "The file has changed.")
+
+
+class Partial(Protocol):
+    """A file that is being fetched, as far as it is here."""
+
+    have: Bitmap
+    size_bytes: int
+
+    def read_range(self, start: int, length: int) -> bytes | None: ...
+
+
+class Source(Protocol):
+    """Bytes that can be read: `read` blocks and raises AnswerError."""
+
+    size_bytes: int
+
+    def read(self, start: int, length: int) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+class FileSource:
+    """A file of mine, as it was when it was hashed; a change while it is read ends the answer."""
+
+    def __init__(self, root: str, file: LocalFile, on_change: Callable[[LocalFile], None]) -> None:
+        self.file = file
+        self.size_bytes = file.size
+        self.on_change = on_change
+        try:
+            self.handle = open_inside(root, file.path)
+        except OSError as error:
+            on_change(file)
+            raise NOT_HERE from error
+        try:
+            self._check()
+        except BaseException:
+            os.close(self.handle)
+            raise
+
+    def _check(self) -> None:
+        found = os.fstat(self.handle)
+        if (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino) != (
+            self.file.size,
+            self.file.mtime_ns,
+            self.file.ctime_ns,
+            self.file.inode,
+        ):
+            self.on_change(self.file)
+            raise CHANGED
+
+    def read(self, start: int, length: int) -> bytes:
+        data = os.pread(self.handle, length, start)
+        self._check()
+        if len(data) != length:
+            raise CHANGED
+        return data
+
+    def close(self) -> None:
+        os.close(self.handle)
+
+
+class PartialSource:
+    def __init__(self, partial: Partial) -> None:
+        self.partial = partial
+        self.size_bytes = partial.size_bytes
+
+    def read(self, start: int, length: int) -> bytes:
+        data = self.partial.read_range(start, length)
+        if data is None:
+            raise NOT_HERE
+        return data
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(slots=True)
+class _Growth:
+    """A file being hashed because somebody asked for it by its place."""
+
+    hashes: bytearray = field(default_factory=bytearray)
+    cid: Cid | None = None
+    failed: bool = False
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Content:
+    def __init__(self, me: MemberId, members: Members, catalogs: Catalogs, local: Local, root_of: Callable[[str], str | None]) -> None:
+        self.me = me
+        self.members = members
+        self.catalogs = catalogs
+        self.local = local
+        self.root_of = root_of
+        self.partial_of: Callable[[Cid], Partial | None] = lambda cid: None
+        self.on_change: Callable[[LocalFile], None] = lambda file: None
+        self.uploaded: dict[MemberId, int] = defaultdict(int)
+        self.served: dict[tuple[str, MemberId, str], int] = defaultdict(int)
+        self._fetching: dict[Cid, dict[MemberId, float]] = {}
+        self._growths: dict[tuple[str, str, int, int], _Growth] = {}
+        # Threads of its own: large files that are asked for must not keep everything else from a thread.
+        self._hashing = ThreadPoolExecutor(HASH_AT_ONCE, "hash-on-demand")
+        self._closed = False
+
+    def close(self) -> None:
+        self._closed = True
+        self._hashing.shutdown(wait=False, cancel_futures=True)
+
+    # --- who may see what -------------------------------------------------------------------------------------------
+    def may_see(self, member: MemberId, key: ShareKey) -> bool:
+        known = self.members.shares.get(key)
+        return known is not None and not known.record.gone and known.record.is_for(member)
+
+    def files_for(self, member: MemberId, cid: Cid) -> list[tuple[str, LocalFile]]:
+        """My files with that content that lie in shares which this member may see, each with its share's folder.
+
+        That a share of somebody else lists the content is not enough: anyone can list what he only knows the id of.
+        """
+        files = [file for file in self.local.files_of(cid) if self.may_see(member, ShareKey(self.me, file.share))]
+        return [(root, file) for file in files if (root := self.root_of(file.share)) is not None]
+
+    def partial_for(self, member: MemberId, cid: Cid) -> Partial | None:
+        """What I am fetching, for those who may see it where others than themselves list it."""
+        partial = self.partial_of(cid)
+        if partial is None or not any(key.member != member and self.may_see(member, key) for key, _ in self.catalogs.holding(cid)):
+            return None
+        return partial
+
+    # --- by content id ----------------------------------------------------------------------------------------------
+    def open(self, member: MemberId, cid: Cid) -> Source:
+        """The content for a member; raises AnswerError. Blocks."""
+        problem: AnswerError = NOT_HERE
+        for root, file in self.files_for(member, cid):
+            try:
+                source: Source = FileSource(root, file, self.on_change)
+            except AnswerError as error:
+                problem = error
+                continue
+            self._note_fetching(member, cid)
+            return source
+        partial = self.partial_for(member, cid)
+        if partial is None:
+            raise problem
+        self._note_fetching(member, cid)
+        return PartialSource(partial)
+
+    def _note_fetching(self, member: MemberId, cid: Cid) -> None:
+        now = time.monotonic()
+        fetching = self._fetching.setdefault(cid, {})
+        fetching[member] = now
+        if len(self._fetching) > 1000:
+            self._fetching = {cid: who for cid, who in self._fetching.items() if max(who.values()) > now - FETCHING_FOR_S}
+
+    def have(self, member: MemberId, cid: Cid) -> Have:
+        files = self.files_for(member, cid)
+        partial = self.partial_for(member, cid) if not files else None
+        if not files and partial is None:
+            raise NOT_HERE
+        now = time.monotonic()
+        fetching = [other for other, at in self._fetching.get(cid, {}).items() if other != member and now - at < FETCHING_FOR_S][:64]
+        self._note_fetching(member, cid)
+        if partial is None:
+            return Have(files[0][1].size, True, b"", list(fetching))
+        return Have(partial.size_bytes, partial.have.complete, partial.have.encode(), list(fetching))
+
+    def manifest(self, member: MemberId, cid: Cid, manifest_of: Callable[[Cid], Manifest | None]) -> Manifest:
+        if not self.files_for(member, cid) and self.partial_for(member, cid) is None:
+            raise NOT_HERE
+        self._note_fetching(member, cid)
+        manifest = self.local.manifest(cid) or manifest_of(cid)
+        if manifest is None:
+            raise NOT_HERE
+        return manifest
+
+    def recheck(self, member: MemberId, cid: Cid, chunk: int) -> bool:
+        """Whether my copy of a chunk is still good; a bad one is hashed again and no longer offered."""
+        manifest = self.local.manifest(cid)
+        for root, file in self.files_for(member, cid):
+            if chunk >= chunk_count(file.size):
+                continue
+            with contextlib.closing(FileSource(root, file, self.on_change)) as source:
+                found = chunk_hash(source.read(chunk * CHUNK_SIZE, chunk_length(file.size, chunk)))
+            good = found == manifest.hash_of(chunk) if manifest else Manifest(file.size, found).cid == cid
+            if not good:
+                log.warning("content damaged share=%s path=%r chunk=%d", file.share, file.path, chunk)
+                self.on_change(file)
+            return good
+        raise NOT_HERE
+
+    # --- by place ---------------------------------------------------------------------------------------------------
+    def file_at(self, member: MemberId, share: str, path: str, size: int, mtime_ns: int) -> tuple[str, LocalFile]:
+        """My file at a place, where it is still the one that the catalog told of; raises AnswerError."""
+        if not self.may_see(member, ShareKey(self.me, share)):
+            raise NOT_HERE
+        file, root = self.local.file(share, path), self.root_of(share)
+        if file is None or root is None:
+            raise NOT_HERE
+        if (file.size, file.mtime_ns) != (size, mtime_ns):
+            raise CHANGED
+        return root, file
+
+    def open_at(self, member: MemberId, share: str, path: str, size: int, mtime_ns: int) -> Source:
+        root, file = self.file_at(member, share, path, size, mtime_ns)
+        return FileSource(root, file, self.on_change)
+
+    async def growing(self, member: MemberId, share: str, path: str, size: int, mtime_ns: int, after: int) -> Growing:
+        """The manifest of a file that is hashed now because it is asked for."""
+        root, file = self.file_at(member, share, path, size, mtime_ns)
+        if file.cid is not None:
+            manifest = self.local.manifest(file.cid)
+            if manifest is not None:
+                return Growing(manifest.hashes[after * HASH_SIZE :], file.cid)
+        key = (share, path, size, mtime_ns)
+        growth = self._growths.get(key)
+        if growth is None:
+            growth = self._growths[key] = _Growth()
+            task = asyncio.create_task(self._grow(key, root, growth))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GROW_WAIT_S):
+                while growth.cid is None and not growth.failed and len(growth.hashes) <= after * HASH_SIZE:
+                    growth.moved.clear()
+                    await growth.moved.wait()
+        if growth.failed:
+            raise CHANGED
+        return Growing(bytes(growth.hashes[after * HASH_SIZE :]), growth.cid)
+
+    async def _grow(self, key: tuple[str, str, int, int], root: str, growth: _Growth) -> None:
+        share, path, _size, _mtime = key
+        loop = asyncio.get_running_loop()
+
+        def arrived(_index: int, digest: bytes) -> None:
+            if self._closed:
+                raise Changed("This member is ending.")
+            growth.hashes += digest
+            loop.call_soon_threadsafe(growth.moved.set)
+
+        try:
+            done: Hashed = await loop.run_in_executor(self._hashing, hash_file, root, path, arrived)
+            await asyncio.to_thread(self.local.hashed, share, [(path, done)])
+            growth.cid = Manifest(done.size, done.hashes).cid
+        except (Changed, OSError, TinyP2PError) as error:
+            log.info("hashing on demand failed share=%s path=%r error=%s", share, path, error)
+        finally:
+            growth.failed = growth.cid is None
+            growth.moved.set()
+            loop.call_later(60, self._growths.pop, key, None)
+
+    # --- accounting -------------------------------------------------------------------------------------------------
+    def sent(self, member: MemberId, share: str, cid: str, size_bytes: int) -> None:
+        self.uploaded[member] += size_bytes
+        self.served[share, member, cid] += size_bytes
+
+    def take_served(self) -> list[tuple[str, str, str, int]]:
+        """What was served since the last call, to be kept."""
+        rows = [(share, str(member), cid, size) for (share, member, cid), size in self.served.items()]
+        self.served.clear()
+        return rows

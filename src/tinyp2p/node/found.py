@@ -1,0 +1,235 @@
+"""Beginning: a new group, a password network, or joining one by invite. Writes the keys of a group's folder; nothing runs yet afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+from ..core import wire
+from ..core.admission import sign_request
+from ..core.group import Group, Subject, check_certificate, check_password
+from ..core.identity import SigningKey, der_of, pem_of
+from ..core.invite import Invite
+from ..core.names import safe_name
+from ..core.wire import JoinAnswer, JoinRequest, SignedRecord
+from ..disk.home import GroupHome, Home
+from ..disk.index import Index
+from ..disk.notes import Notes
+from ..errors import AnswerError, LocalError, Malformed, Refused, RemoteError, TinyP2PError, Unreachable
+from ..limits import JOIN_TIMEOUT_S
+from ..model import MEMBER_ROLES, MemberId
+from ..net.client import connect
+from ..net.tls import Credentials, client_context
+
+
+def default_name() -> str:
+    """This computer's name, as others will see it."""
+    return safe_name(socket.gethostname().split(".")[0], "computer")
+
+
+def new_group(home: Home, name: str | None, hint: str) -> GroupHome:
+    """Start an invite network of which this member is the first keyholder."""
+    wanted = safe_name(name or hint, "") or default_name()
+    taken = home.group_names()
+    if name and wanted in taken:
+        raise LocalError(f'There is a group "{wanted}" here already.', "Choose another name with --group NAME.")
+    chosen = next(candidate for candidate in [wanted, *(f"{wanted} {number}" for number in range(2, 1000))] if candidate not in taken)
+    group = Group.from_seed(chosen, os.urandom(32), os.urandom(32))
+    return _found(home, group, "invite")
+
+
+def password_group(home: Home, name: str, password: str, peers: list[str]) -> GroupHome:
+    """Enter the password network of that name, or start it where none of the peers is there; raises Unreachable for a wrong password."""
+    _must_be_new(home, name)
+    group = Group.from_password(name, password)
+    met = _knock(home, group, peers) if peers else False
+    if not met:
+        check_password(name, password)
+    return _found(home, group, "password", peers)
+
+
+def join_password(home: Home, name: str, password: str, peers: list[str], member_name: str | None) -> GroupHome:
+    """Enter a password network that is there; raises Unreachable where nobody of it answers."""
+    _must_be_new(home, name)
+    group = Group.from_password(name, password)
+    if not _knock(home, group, peers):
+        raise Unreachable(f"Nobody answers at {', '.join(peers)}.", "Is a member running there, and does its firewall let it through?")
+    return _found(home, group, "password", peers, member_name)
+
+
+def join_invite(home: Home, text: str, member_name: str | None, name: str | None = None) -> GroupHome:
+    """Be let in by an invite; raises UsageError, Unreachable or Refused with the sentence for the user."""
+    invite = Invite.decode(text)
+    name = name or safe_name(invite.group_name, "group")
+    _must_be_new(home, name)
+    if invite.expires < time.time():
+        raise Refused("This invite has run out.", "Ask its sender for another.")
+    key = SigningKey(os.urandom(32))
+    answer = asyncio.run(_ask_to_join(home, invite, key, member_name or default_name()))
+    group = Group(name, invite.group_certificate, answer.secret)
+    peer = check_certificate(group.public, answer.certificate)
+    if peer.member != key.id:
+        raise Malformed("A certificate came that is for somebody else.")
+    return _write(home, group, "invite", key, answer.certificate, list(invite.addresses), member_name, answer.records)
+
+
+def _must_be_new(home: Home, name: str) -> None:
+    if home.group(name).name in home.group_names():
+        raise LocalError(f'There is a group "{name}" here already.', "Keep the two apart by another --home DIR, or a name of your own: --group NAME.")
+
+
+# --- asking others ----------------------------------------------------------------------------------------------------
+@contextmanager
+def _borrowed(home: Home, group_certificate: bytes, name: str, key: SigningKey, certificate: bytes) -> Iterator[Credentials]:
+    """Credentials for a moment, in files that only we may read."""
+    os.makedirs(home.path, mode=0o700, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".joining-", dir=home.path) as folder:
+        place = GroupHome("", folder)
+        place.write("key", key.pem())
+        place.write("crt", pem_of(certificate))
+        yield Credentials(group_certificate, place.file("crt"), place.file("key"), name)
+
+
+def _knock(home: Home, group: Group, peers: list[str]) -> bool:
+    """Whether a member of the group answers at one of the addresses; raises Unreachable where somebody else does."""
+    key = SigningKey(os.urandom(32))
+    with _borrowed(home, group.certificate, group.server_name, key, group.certify(Subject(key.public, "keyholder", key.id))) as credentials:
+        results = asyncio.run(_try_all(credentials, peers))
+    if any(result is None for result in results):
+        return True
+    for result in results:
+        if isinstance(result, Unreachable) and result.refused_name:
+            raise Unreachable(f"{result.message} The group's name or the password is wrong.", "Check both; capitals count.")
+        if isinstance(result, RemoteError):
+            raise result
+    return False
+
+
+async def _try_all(credentials: Credentials, peers: Iterable[str]) -> list[TinyP2PError | None]:
+    context = client_context(credentials)
+
+    async def one(address: str) -> TinyP2PError | None:
+        try:
+            async with asyncio.timeout(JOIN_TIMEOUT_S - 2):
+                connection = await connect(*wire.split_address(address), context, credentials.server_name)
+        except TimeoutError:
+            return Unreachable(f"{address} does not answer.")
+        except TinyP2PError as error:
+            return error
+        connection.close()
+        return None
+
+    return await asyncio.gather(*(one(address) for address in peers))
+
+
+async def _ask_to_join(home: Home, invite: Invite, key: SigningKey, name: str) -> JoinAnswer:
+    """The answer of the first member that lets us in."""
+    proof, signature = sign_request(invite.key, key)
+    request = JoinRequest(invite.certificate, key.public, proof, signature, safe_name(name, "computer"))
+    with _borrowed(home, invite.group_certificate, invite.server_name, invite.key, invite.certificate) as credentials:
+        context = client_context(credentials)
+        errors: list[TinyP2PError] = []
+
+        async def one(address: str) -> JoinAnswer | None:
+            try:
+                connection = await connect(*wire.split_address(address), context, invite.server_name)
+                try:
+                    if connection.peer.role not in MEMBER_ROLES:
+                        raise Malformed(f"At {address} there is no member.")
+                    return await connection.call("POST", "/v1/join", JoinAnswer, request, timeout_s=JOIN_TIMEOUT_S)
+                finally:
+                    connection.close()
+            except TinyP2PError as error:
+                errors.append(error)
+                return None
+
+        tasks = [asyncio.create_task(one(address)) for address in invite.addresses]
+        try:
+            async with asyncio.timeout(JOIN_TIMEOUT_S - 1):
+                for done in asyncio.as_completed(tasks):
+                    answer = await done
+                    if answer is not None:
+                        return answer
+        except TimeoutError:
+            pass
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    raise _why_not_in(invite, errors)
+
+
+def _why_not_in(invite: Invite, errors: list[TinyP2PError]) -> TinyP2PError:
+    answers = [error for error in errors if isinstance(error, AnswerError)]
+    for answer in answers:
+        if answer.status == 403:
+            message, _, hint = answer.message.partition(". ")
+            return Refused(message.rstrip(".") + ".", hint)
+    if answers:
+        return Unreachable(answers[0].message, "The invite stays good; try again later.")
+    if any(isinstance(error, Unreachable) and error.refused_name for error in errors):
+        return Unreachable("The group has changed its secret since this invite was made.", "Ask its sender for another invite.")
+    where = ", ".join(invite.addresses) or "any address"
+    return Unreachable(
+        f"Nobody answers at {where}.", "Is the member that invited you running? Does its firewall let it through? Run there: tinyp2p status"
+    )
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+def _found(home: Home, group: Group, kind: str, peers: Iterable[str] = (), member_name: str | None = None) -> GroupHome:
+    key = SigningKey(os.urandom(32))
+    certificate = group.certify(Subject(key.public, "keyholder", key.id))
+    return _write(home, group, kind, key, certificate, list(peers), member_name)
+
+
+def _write(
+    home: Home,
+    group: Group,
+    kind: str,
+    key: SigningKey,
+    certificate: bytes,
+    peers: list[str],
+    member_name: str | None,
+    records: list[SignedRecord] | None = None,
+) -> GroupHome:
+    """The folder of a group; the certificate comes last, since it makes the group exist."""
+    place = home.create(group.name)
+    place.write("group.crt", pem_of(group.certificate))
+    place.write("group.secret", group.secret.hex().encode())
+    if group.key is not None:
+        place.write("group.key", group.key.pem())
+    place.save_settings({"name": safe_name(member_name or "", "") or default_name(), "kind": kind, "peers": peers, "shares": []})
+    place.write("member.key", key.pem())
+    if records:
+        index = Index(place.index_path)
+        Notes(index).keep_records("member", _by_member(group, records))
+        index.close()
+    place.write("member.crt", pem_of(certificate))
+    return place
+
+
+def _by_member(group: Group, records: list[SignedRecord]) -> list[tuple[MemberId, SignedRecord]]:
+    """Records with whose they are; a bad one is left out, as whoever let us in need not have made it."""
+    found = []
+    for signed in records:
+        with suppress(Malformed):
+            found.append((check_certificate(group.public, wire.decode_member_record(signed).certificate).member, signed))
+    return found
+
+
+def load_group(place: GroupHome) -> tuple[Group, SigningKey, bytes]:
+    """A group as its folder holds it: the group, the member's key and certificate; raises LocalError where something is missing."""
+    raw = {name: place.read(name) for name in ("group.crt", "group.secret", "member.key", "member.crt")}
+    missing = [name for name, content in raw.items() if content is None]
+    if missing:
+        raise LocalError(f"{place.file(missing[0])} is missing.", "Restore it from a backup, or join the group anew.")
+    group_key = place.read("group.key")
+    key = SigningKey.from_pem(raw["member.key"] or b"")
+    secret = bytes.fromhex((raw["group.secret"] or b"").decode())
+    group = Group(place.name, der_of(raw["group.crt"] or b""), secret, SigningKey.from_pem(group_key) if group_key else None)
+    return group, key, der_of(raw["member.crt"] or b"")

@@ -1,0 +1,111 @@
+"""The local API: a unix socket on which this computer's commands hand their work to the running member (docs/local-api.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from ..errors import LocalError, TinyP2PError
+from ..limits import MAX_JSON_BYTES
+from .server import Receive, Scope, Send
+
+log = logging.getLogger(__name__)
+Operation = Callable[[str, dict[str, Any]], AsyncIterator[dict[str, Any]]]
+
+
+def error_event(error: BaseException) -> dict[str, Any]:
+    """An error as the last event of an operation."""
+    if isinstance(error, TinyP2PError):
+        return {"event": "error", "code": error.code, "message": error.message, "hint": error.hint, "exit": error.exit_code}
+    log.error("operation failed", exc_info=error)
+    return {"event": "error", "code": "internal", "message": f"Something went wrong ({type(error).__name__}).", "hint": "See the log.", "exit": 1}
+
+
+class LocalApi:
+    def __init__(self, path: str, operation: Operation) -> None:
+        self.path = path
+        self.operation = operation
+        self.at_work = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._state = ServerState()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen; what an earlier member left behind is removed, since we hold the lock."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            before = os.umask(0o177)
+            try:
+                listening.bind(self.path)
+            finally:
+                os.umask(before)
+        except OSError as error:
+            raise LocalError(f"Cannot make {self.path} ({error.strerror}).") from error
+        listening.setblocking(False)
+        config = Config(app=self._application, lifespan="off", log_config=None, access_log=False, interface="asgi3", ws="none", proxy_headers=False)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: HttpToolsProtocol(config, self._state, {}, loop), sock=listening)
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)
+            for task in list(self._state.tasks):
+                task.cancel()
+
+    async def _application(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith("/v1/"):
+            await send({"type": "http.response.start", "status": 404, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        self.at_work += 1
+        self.idle.clear()
+        try:
+            await self._answer(scope["path"].removeprefix("/v1/"), receive, send)
+        finally:
+            self.at_work -= 1
+            if not self.at_work:
+                self.idle.set()
+
+    async def _answer(self, operation: str, receive: Receive, send: Send) -> None:
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                return
+            body += message["body"]
+            if len(body) > MAX_JSON_BYTES or not message["more_body"]:
+                break
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/x-ndjson")]})
+        working = asyncio.ensure_future(self._work(operation, bytes(body), send))
+        leaving = asyncio.ensure_future(receive())
+        try:
+            await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (working, leaving):
+                task.cancel()
+            await asyncio.gather(working, leaving, return_exceptions=True)
+
+    async def _work(self, operation: str, body: bytes, send: Send) -> None:
+        try:
+            request = msgspec.json.decode(body, type=dict[str, Any]) if body else {}
+            async with contextlib.aclosing(self.operation(operation, request)) as events:  # type: ignore[type-var]
+                async for event in events:
+                    await send({"type": "http.response.body", "body": msgspec.json.encode(event) + b"\n", "more_body": True})
+        except Exception as error:
+            await send({"type": "http.response.body", "body": msgspec.json.encode(error_event(error)) + b"\n", "more_body": True})
+        await send({"type": "http.response.body", "body": b""})

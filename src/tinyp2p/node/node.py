@@ -1,0 +1,446 @@
+"""The node: the one place where all parts are made and wired. `run_member` and `run_once` are the ways in for the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import secrets
+import sys
+import time
+from collections.abc import AsyncIterator, Coroutine, Generator
+from logging.handlers import RotatingFileHandler
+from typing import Any
+
+from ..core.members import Members, News, sign_member
+from ..core.names import safe_name
+from ..core.wire import MemberRecord, decode_share_record, split_address
+from ..disk.catalogs import Catalogs
+from ..disk.home import GroupHome
+from ..disk.index import Index
+from ..disk.local import Local
+from ..disk.notes import Notes
+from ..errors import HomeBusy, LocalError, NothingMatched, TinyP2PError, UsageError
+from ..limits import HEARTBEAT_S, MAX_ADDRESSES, MIB
+from ..model import MemberId
+from ..net.addresses import own_addresses, reach_of
+from ..net.dialer import Dialer
+from ..net.tls import Credentials, server_context
+from .admitting import Admitting
+from .content import Content
+from .found import default_name, load_group
+from .getting import Getting
+from .gossip import GossipLoop
+from .lanes import Lanes
+from .local_api import LocalApi
+from .operations import Event, Operations
+from .routes import Routes
+from .search import Search
+from .server import Server, listen_kept
+from .shares import OwnShare, Shares
+from .swarm import Swarm
+from .sync import Sync
+
+log = logging.getLogger(__name__)
+REFRESH_GRACE_S = 0.3
+REFRESH_MEMBERS = 32
+REFRESH_S = {"get": 8.0, "find": 3.0, "ls": 3.0, "members": 3.0, "status": 2.0, "unshare": 3.0}
+SETTLE_S = {"get": 60.0, "find": 5.0, "ls": 5.0, "members": 2.0}
+SERVED_EVERY_S = 10.0
+ADDRESSES_EVERY_S = 10.0
+DOUBLED = "Another device is at work with this member's key, so both would garble each other's shares. This one stops."
+
+
+class Node:
+    """One member of one group at work. `is_member`: it offers its shares and stays; else it lives for one command."""
+
+    def __init__(self, home: GroupHome, options: dict[str, Any], is_member: bool) -> None:
+        self.home = home
+        self.home_path = os.path.dirname(os.path.dirname(home.path))
+        self.is_member = is_member
+        self.settings = self._merge(options)
+        self.group, self.key, self.certificate = load_group(home)
+        self.me: MemberId = self.key.id
+        self.revoked: set[str] = set()
+        self.notices: asyncio.Queue[Event | TinyP2PError] = asyncio.Queue()
+        self.refreshed = asyncio.Event()
+        self.listens = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._make_parts()
+        self._wire()
+
+    def _merge(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The settings with what this start gives anew; kept for the next."""
+        settings = self.home.settings()
+        for name in ("listen", "advertise", "name"):
+            if options.get(name):
+                settings[name] = options[name]
+        for address in options.get("peers") or []:
+            split_address(address)
+        settings["peers"] = list(dict.fromkeys([*(options.get("peers") or []), *settings.get("peers", [])]))[:MAX_ADDRESSES]
+        if options:
+            self.home.save_settings(settings)
+        return settings
+
+    # --- making -----------------------------------------------------------------------------------------------------
+    def _make_parts(self) -> None:
+        self.index = Index(self.home.index_path)
+        self.notes = Notes(self.index)
+        self.catalogs = Catalogs(self.index)
+        self.local = Local(self.index, self.catalogs, self.me)
+        self.members = Members(self.group.public, self.group.id, self.me, secrets.token_hex(8))
+        self.credentials = Credentials(self.group.certificate, self.home.file("member.crt"), self.home.file("member.key"), self.group.server_name)
+        self.dialer = Dialer(self.credentials, self._addresses_of, self.revoked, time.time)
+        self.gossip = GossipLoop(self.members, self.dialer, self.notes, self.settings["peers"], self._heard)
+        self.sync = Sync(self.members, self.catalogs, self.dialer, self.gossip.presence)
+        self.shares = Shares(self.key, self.members, self.catalogs, self.local, self.notes, self.gossip.tell)
+        self.content = Content(self.me, self.members, self.catalogs, self.local, self._root_of)
+        self.search = Search(self.me, self.members, self.catalogs, self.gossip.presence)
+        self.admitting = Admitting(self.group, self.me, self.members, self.notes, self.dialer, self.revoked)
+        self.lanes = Lanes(self.me, self.dialer)
+        self.swarm = Swarm(self.lanes, self.members, self.catalogs, self.local, self.notes, self.gossip.presence)
+        self.getting = Getting(self.search, self.swarm, self.notes)
+        self.routes = Routes(self.members, self.gossip, self.catalogs, self.content, self.admitting.join, self._name)
+        self.server = Server(self.routes.application(), server_context(self.credentials), self.revoked)
+        self.operations = Operations(self)
+        self.api = LocalApi(self.home.socket_path, self._operation)
+
+    def _wire(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.content.on_change = lambda file: loop.call_soon_threadsafe(self.shares.file_changed, file)  # type: ignore[assignment]
+        self.sync.on_learned = self.gossip.learned
+        self.content.partial_of = self.swarm.partial_of
+        self.routes.manifest_of = self.swarm.manifest_of
+        self.swarm.root_of = self._root_of
+        self.admitting.on_joined = lambda name: self.notices.put_nowait({"event": "joined", "name": name})
+
+    def _root_of(self, share: str) -> str | None:
+        """The folder of a share of mine, while it is offered and there."""
+        own = self.shares.own.get(share)
+        return own.folder if own is not None and not own.away else None
+
+    def _name(self) -> str:
+        return safe_name(str(self.settings.get("name") or ""), "") or default_name()
+
+    def _addresses_of(self, member: MemberId) -> list[str]:
+        known = self.members.members.get(member)
+        return known.record.addresses if known else []
+
+    def _heard(self, news: News) -> None:
+        self.sync.heard(news)
+
+    async def _operation(self, operation: str, request: dict[str, Any]) -> AsyncIterator[Event]:
+        """What another command of this home asks for; one that comes early waits for the first news."""
+        if operation in SETTLE_S:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SETTLE_S[operation]):
+                    await self.refreshed.wait()
+        async for event in self.operations.run(operation, request):
+            yield event
+
+    # --- starting and ending ----------------------------------------------------------------------------------------
+    async def start(self, listens: bool) -> None:
+        """Load what is known, open the door where `listens`, say who we are."""
+        self.listens = listens
+        records, share_records = await asyncio.to_thread(self.notes.records)
+        self.members.learn(records, ())
+        if listens:
+            host, port = _listen_of(self.settings.get("listen"))
+            await listen_kept(self.server, host, port if port is not None else self.settings.get("port"))
+            self._keep_port()
+            self.sign_record()
+        else:
+            mine = [signed for signed in records if self.members.is_mine(signed)]
+            self.members.set_mine(mine[0]) if mine else self.sign_record()
+        for signed in share_records:
+            with contextlib.suppress(TinyP2PError):
+                if decode_share_record(signed).member == self.me:
+                    self.members.set_my_share(signed)
+            self.members.learn((), (signed,))
+        await self.api.start()
+
+    def begin(self) -> None:
+        """Go to work: gossip, and as a member offer the shares that are remembered."""
+        for item in self.settings.get("shares", []) if self.is_member else []:
+            self.shares.add(str(item["name"]), str(item["folder"]), [MemberId(member) for member in item.get("with", [])])
+        self._spawn(self.gossip.run())
+        if self.is_member:
+            self._spawn(self.shares.run())
+            self._spawn(self.refresh("find"))
+        if self.listens:
+            self._spawn(self._housekeeping())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._fell)
+
+    def spawn_notices(self, events: AsyncIterator[Event]) -> None:
+        """Let an operation's events come among the member's own."""
+
+        async def tell() -> None:
+            try:
+                async for event in events:
+                    self.notices.put_nowait(event)
+            except TinyP2PError as error:
+                self.notices.put_nowait({"event": "notice", "level": "error", "message": error.message, "hint": error.hint})
+
+        self._spawn(tell())
+
+    def _fell(self, task: asyncio.Task[None]) -> None:
+        """A part must never end by itself: say so and stop rather than go on lame."""
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("part failed", exc_info=task.exception())
+            self.notices.put_nowait(LocalError(f"A part of tinyp2p failed ({task.exception()!r}).", f"See {self.home.log_path}."))
+
+    async def close(self) -> None:
+        """End everything; what was learned is written."""
+        await self.api.close()
+        await self.server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.sync.close()
+        await self.dialer.close()
+        self.lanes.close()
+        self.content.close()
+        self.keep_served()
+        await asyncio.to_thread(self.index.close)
+
+    # --- who and where I am -----------------------------------------------------------------------------------------
+    def sign_record(self) -> None:
+        """A new version of my own record."""
+        known = self.members.members.get(self.me)
+        version = self.members.next_version(self.me, known.record.version if known else 0)
+        addresses = self.addresses()
+        record = MemberRecord(self.group.id, self.certificate, version, self.members.boot, self._name(), addresses, int(time.time()))
+        signed = sign_member(self.key, record)
+        self.members.set_mine(signed)
+        self.notes.later(self.notes.keep_records, "member", [(self.me, signed)])
+        self.gossip.tell(News(members=[self.me]))
+
+    def addresses(self) -> list[str]:
+        if not self.server.port:
+            return list(self.settings.get("advertise") or [])
+        return own_addresses(self.server.host, self.server.port, self.settings.get("advertise") or [], sorted(self.gossip.observed))
+
+    def invite_addresses(self) -> list[str]:
+        """Where a joiner may knock: here, then at members who are online."""
+        mine = self.members.members[self.me].record.addresses
+        others = [address for member in self.gossip.others() if self.search.is_online(member) for address in self._addresses_of(member)[:1]]
+        return list(dict.fromkeys([*mine, *others]))[:6]
+
+    def reach(self, addresses: list[str]) -> str:
+        return reach_of(addresses)
+
+    def _keep_port(self) -> None:
+        settings = self.home.settings()
+        if _listen_of(self.settings.get("listen"))[1] in (None, 0) and settings.get("port") != self.server.port:
+            self.home.save_settings({**settings, "port": self.server.port})
+
+    def warnings(self) -> list[str]:
+        """What the user should know, in sentences."""
+        found = [f'"{share.name}" is away: {share.folder} is missing or empty.' for share in self.shares.own.values() if share.away]
+        keyholders = [member for member, known in self.members.members.items() if known.peer.role == "keyholder"]
+        if keyholders == [self.me] and len(self.members.members) > 1:
+            found.append("Only this computer can let people in; if it is lost, nobody can.")
+        return found
+
+    # --- housekeeping -----------------------------------------------------------------------------------------------
+    async def _housekeeping(self) -> None:
+        """A heartbeat, new addresses, versions overtaken by our own past, and the notes of who fetched what."""
+        heartbeat_s = addresses_s = served_s = time.monotonic()
+        while True:
+            await asyncio.sleep(1)
+            now = time.monotonic()
+            if self.members.doubled:
+                self.notices.put_nowait(LocalError(DOUBLED, "Join the group anew on one of them."))
+                return
+            moved = now - addresses_s > ADDRESSES_EVERY_S and self.addresses() != self.members.members[self.me].record.addresses
+            if moved or self.members.is_behind() or now - heartbeat_s > HEARTBEAT_S:
+                self.sign_record()
+                heartbeat_s = now
+            if now - addresses_s > ADDRESSES_EVERY_S:
+                addresses_s = now
+            if now - served_s > SERVED_EVERY_S:
+                self.keep_served()
+                served_s = now
+            self.shares.check_versions()
+            for key in self.members.shares:
+                self.sync.want(key)
+
+    def keep_served(self) -> None:
+        rows = self.content.take_served()
+        if rows:
+            self.notes.later(self.notes.keep_served, rows)
+
+    # --- for one command --------------------------------------------------------------------------------------------
+    async def refresh(self, operation: str) -> None:
+        """Ask members for news before answering a command, or at the start: as soon as some have answered, that will do."""
+        chosen = random.sample(self.gossip.others(), min(REFRESH_MEMBERS, len(self.gossip.others())))
+        asking = {asyncio.create_task(self.gossip.exchange(member)) for member in chosen}
+        known = {address for member in chosen for address in self._addresses_of(member)}
+        asking |= {asyncio.create_task(self._meet(address)) for address in self.settings["peers"] if address not in known}
+        deadline = time.monotonic() + REFRESH_S.get(operation, 2.0)
+        while asking and (left_s := deadline - time.monotonic()) > 0:
+            done, asking = await asyncio.wait(asking, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            if any(task.result() for task in done):
+                deadline = min(deadline, time.monotonic() + REFRESH_GRACE_S)
+        for task in asking:
+            task.cancel()
+        self.sync.heard(News(shares=list(self.members.shares)))
+        await self.sync.settled(SETTLE_S.get(operation, 0.0))
+        self.refreshed.set()
+
+    async def _meet(self, address: str) -> bool:
+        try:
+            await self.gossip.meet(address)
+        except Exception as error:
+            self.gossip.address_failed(address, error)
+            return False
+        self.gossip.peer_states[address] = "answers"
+        return True
+
+
+def _listen_of(listen: str | None) -> tuple[str, int | None]:
+    """Host and port of `--listen HOST:PORT`; port 0 takes any free one; nothing given means everywhere, on the kept port."""
+    if not listen:
+        return "", None
+    host, _, port = listen.rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise UsageError(f"{listen!r} is not HOST:PORT.", "For instance: --listen 0.0.0.0:22004")
+    return host.strip("[]"), int(port)
+
+
+# --- the ways in ------------------------------------------------------------------------------------------------------
+def run_member(home: GroupHome, options: dict[str, Any]) -> Generator[Event]:
+    """Run a member until the generator is closed; its events as docs/local-api.md tells them. Raises LocalErrors."""
+    yield from _locked(home, _member_events(home, options))
+
+
+def run_once(home: GroupHome, operation: str, request: dict[str, Any]) -> Generator[Event]:
+    """Do one operation with a node that lives for it; raises HomeBusy where another process has the home just now."""
+    yield from _locked(home, _once_events(home, operation, request))
+
+
+async def _member_events(home: GroupHome, options: dict[str, Any]) -> AsyncIterator[Event]:
+    node = Node(home, options, is_member=True)
+    try:
+        folders = options.get("folders") or []
+        if not folders and not node.settings.get("shares"):
+            raise UsageError("No folder given, and none remembered.", "For instance: tinyp2p share ~/Photos")
+        await node.start(listens=True)
+        node.begin()
+        remembered = list(node.shares.own.values())
+        offered = await _offered(node, {**options, "folders": folders})
+        record = node.members.members[node.me]
+        invite = None
+        if options.get("invite") and record.peer.role == "keyholder":
+            invite = node.admitting.invite(1, 7 * 86400, node.invite_addresses()).encode()
+        yield {
+            "event": "ready",
+            "member": node.me,
+            "name": node.search.names()[node.me],
+            "address": record.record.addresses[0],
+            "group": node.group.name,
+            "new": bool(options.get("invite")),
+            "invite": invite,
+            "reach": node.reach(record.record.addresses),
+            "role": record.peer.role,
+        }
+        for share in dict.fromkeys(share.name for share in [*remembered, *offered]):
+            node.spawn_notices(node.operations.scanned(node.shares.own[share]))
+        while True:
+            event = await node.notices.get()
+            if isinstance(event, TinyP2PError):
+                raise event
+            yield event
+    finally:
+        await node.close()
+
+
+async def _offered(node: Node, request: Event) -> list[OwnShare]:
+    """Begin the shares of a command line; whoever they are for may have to be heard of first."""
+    try:
+        return node.operations.offer(request)
+    except NothingMatched:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_S["find"]):
+                await node.refreshed.wait()
+        return node.operations.offer(request)
+
+
+async def _once_events(home: GroupHome, operation: str, request: dict[str, Any]) -> AsyncIterator[Event]:
+    node = Node(home, {}, is_member=False)
+    try:
+        await node.start(listens=operation == "get")
+        await node.refresh(operation)
+        if node.listens:
+            node.begin()
+        async for event in node.operations.run(operation, request):
+            yield event
+        await node.gossip.told()
+        # Other commands may have found this node and handed it their work.
+        await node.api.idle.wait()
+    finally:
+        await node.close()
+
+
+def _locked(home: GroupHome, events: AsyncIterator[Event]) -> Generator[Event]:
+    """Drive a node's events from a thread that waits for them, as the one process of this home."""
+    lock = home.lock()
+    if lock is None:
+        raise HomeBusy("Another tinyp2p is at work in this home.", "Wait a moment, then try again.")
+    handler = log_to(home.log_path)
+    try:
+        with asyncio.Runner(loop_factory=_new_loop) as runner:
+            queue: asyncio.Queue[Event | BaseException | None] = asyncio.Queue(1000)
+            pump = runner.get_loop().create_task(_pump(events, queue))
+            try:
+                while (event := runner.run(queue.get())) is not None:
+                    if isinstance(event, BaseException):
+                        raise event
+                    yield event
+            finally:
+                runner.run(_end(pump))
+    finally:
+        logging.getLogger("tinyp2p").removeHandler(handler)
+        handler.close()
+        os.close(lock)
+
+
+def log_to(path: str) -> logging.Handler:
+    """Keep the program's log in the group's folder: the last megabyte or two, for this user only."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+    handler = RotatingFileHandler(path, maxBytes=MIB, backupCount=1, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setLevel(logging.INFO)
+    logger = logging.getLogger("tinyp2p")
+    logger.addHandler(handler)
+    logger.setLevel(min(logger.level or logging.INFO, logging.INFO))
+    return handler
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    if sys.platform == "win32":
+        return asyncio.new_event_loop()
+    import uvloop
+
+    return uvloop.new_event_loop()
+
+
+async def _pump(events: AsyncIterator[Event], queue: asyncio.Queue[Event | BaseException | None]) -> None:
+    try:
+        async for event in events:
+            await queue.put(event)
+        await queue.put(None)
+    except Exception as error:
+        await queue.put(error)
+
+
+async def _end(pump: asyncio.Task[None]) -> None:
+    pump.cancel()
+    await asyncio.gather(pump, return_exceptions=True)

@@ -1,0 +1,300 @@
+"""The operations of the local API: what a request means, as events (docs/local-api.md). The work itself is done by the node's parts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..core.match import parse_place
+from ..core.names import safe_name
+from ..errors import HomeBusy, NothingMatched, UsageError
+from ..model import MemberId, ShareKey
+from .folders import check_folder, share_name
+from .getting import Request
+from .search import Wish, time_text
+
+if TYPE_CHECKING:
+    from .node import Node
+    from .shares import OwnShare
+
+Event = dict[str, Any]
+SCAN_WAIT_S = 10.0
+
+
+class Operations:
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    async def run(self, operation: str, request: dict[str, Any]) -> AsyncIterator[Event]:
+        """The events of an operation; raises UsageError for one that does not exist."""
+        method = {
+            "share": self.share,
+            "unshare": self.unshare,
+            "invite": self.invite,
+            "members": self.members,
+            "find": self.find,
+            "ls": self.ls,
+            "get": self.get,
+            "status": self.status,
+        }.get(operation)
+        if method is None:
+            raise UsageError(f"There is no operation {operation}.", "Is the running member of another version? Start it anew.")
+        async for event in method(request):
+            yield event
+
+    # --- shares -----------------------------------------------------------------------------------------------------
+    async def share(self, request: dict[str, Any]) -> AsyncIterator[Event]:
+        """Offer folders from now on; an event for each once it has been scanned."""
+        for share in self.offer(request):
+            async for event in self.scanned(share):
+                yield event
+
+    def offer(self, request: dict[str, Any]) -> list[OwnShare]:
+        """Begin to share folders, or change who may see them: all of a request or, with an error, nothing."""
+        node = self.node
+        if not node.is_member:
+            raise HomeBusy("Another command is at work in this home.", "Wait until it is done.")
+        wanted = [check_folder(folder, node.home_path, bool(request.get("force"))) for folder in request.get("folders") or []]
+        audience = sorted({member for text in request.get("with") or [] for member in node.search.members_named(text)})
+        return [self._begin(folder, request.get("as"), audience if request.get("with") else None) for folder in wanted]
+
+    async def scanned(self, share: OwnShare) -> AsyncIterator[Event]:
+        """A `shared` event once the share has been looked through, or has taken long."""
+        try:
+            async with asyncio.timeout(SCAN_WAIT_S):
+                await share.scanned.wait()
+        except TimeoutError:
+            pass
+        yield await self.shared(share)
+
+    def _begin(self, folder: str, name: str | None, audience: list[MemberId] | None) -> OwnShare:
+        """Start or change one share and remember it."""
+        node = self.node
+        settings = node.home.settings()
+        kept = settings.setdefault("shares", [])
+        taken = {str(item["name"]): str(item["folder"]) for item in kept}
+        existing = next((item for item in kept if item["folder"] == folder and (name is None or item["name"] == safe_name(name, ""))), None)
+        if existing is None:
+            existing = {"name": share_name(name, folder, taken), "folder": folder, "with": []}
+            kept.append(existing)
+        if audience is not None:
+            existing["with"] = audience
+        node.home.save_settings(settings)
+        share = node.shares.own.get(existing["name"])
+        if share is None:
+            return node.shares.add(existing["name"], folder, [MemberId(member) for member in existing["with"]])
+        if audience is not None:
+            node.shares.set_audience(share, audience)
+        return share
+
+    async def shared(self, share: OwnShare) -> Event:
+        """A `shared` event."""
+        names = self.node.search.names()
+        files, size, _ = await asyncio.to_thread(self.node.local.totals, share.name)
+        return {
+            "event": "shared",
+            "share": share.name,
+            "folder": share.folder,
+            "audience": [names.get(member, member) for member in share.audience],
+            "files": files,
+            "bytes": size,
+            "left_out": sum(share.left_out.values()),
+            "scanned": share.scanned.is_set(),
+        }
+
+    async def unshare(self, request: dict[str, Any]) -> AsyncIterator[Event]:
+        """Offer a share no longer, at once; tells who has seen and fetched what."""
+        node = self.node
+        settings = node.home.settings()
+        text = str(request.get("share") or "")
+        kept = settings.get("shares", [])
+        found = next((item for item in kept if item["name"] == text), None) or next((item for item in kept if item["folder"] == text), None)
+        if found is None:
+            have = ", ".join(str(item["name"]) for item in kept)
+            raise NothingMatched(f'No share is called "{text}".', f"Shares here: {have}." if have else "Nothing is shared here.")
+        settings["shares"] = [item for item in kept if item is not found]
+        node.home.save_settings(settings)
+        node.keep_served()
+        rows = await node.index.in_turn(node.notes.served, found["name"])
+        names = node.search.names()
+        if found["name"] in node.shares.own:
+            await node.shares.remove(found["name"])
+        else:
+            await node.shares.forget(found["name"])
+        await node.gossip.told()
+        yield {
+            "event": "unshared",
+            "share": found["name"],
+            "folder": found["folder"],
+            "listed_by": [names.get(MemberId(member), member) for member, _, _ in rows],
+            "fetched_by": [{"name": names.get(MemberId(member), member), "files": files, "bytes": size} for member, files, size in rows if files],
+        }
+
+    # --- people -----------------------------------------------------------------------------------------------------
+    async def invite(self, request: dict[str, Any]) -> AsyncIterator[Event]:
+        """A text that lets somebody in."""
+        uses, expires_s = int(request.get("uses") or 1), int(request.get("expires_s") or 7 * 86400)
+        addresses = self.node.invite_addresses()
+        made = self.node.admitting.invite(uses, expires_s, addresses)
+        yield {
+            "event": "invite",
+            "invite": made.encode(),
+            "id": made.id,
+            "uses": uses,
+            "expires": time_text(made.expires),
+            "addresses": addresses,
+            "reach": self.node.reach(addresses),
+        }
+
+    async def members(self, _request: dict[str, Any]) -> AsyncIterator[Event]:
+        """Everyone who is known, oneself first."""
+        names, seen = self.node.search.names(), self.node.notes.last_seen()
+        for member in sorted(names, key=lambda member: (member != self.node.me, not self.node.search.is_online(member), names[member])):
+            yield self._member(member, names[member], seen.get(member))
+
+    def _member(self, member: MemberId, name: str, seen: float | None) -> Event:
+        node, now = self.node, time.time()
+        known, itself = node.members.members[member], member == node.me
+        latency_s = node.gossip.presence.latency_s.get(member)
+        shares = [(key, share.record) for key, share in node.members.shares.items() if key.member == member and not share.record.gone]
+        return {
+            "event": "member",
+            "member": member,
+            "name": name,
+            "self": itself,
+            "online": node.is_member or not itself if itself else node.search.is_online(member),
+            "pipe": "tcp",
+            "role": known.peer.role,
+            "address": node.dialer.working.get(member) or (known.record.addresses or [""])[0],
+            "latency_ms": round(latency_s * 1000, 1) if latency_s is not None and not itself else None,
+            "version": known.record.version,
+            "last_seen": time_text(now) if itself or node.search.is_online(member) else time_text(seen) if seen else None,
+            "shares": [
+                {"share": key.share, "files": record.files, "bytes": record.bytes, "audience": "some" if record.audience else "group"}
+                for key, record in sorted(shares, key=lambda pair: pair[0].share)
+            ],
+        }
+
+    # --- finding and getting ----------------------------------------------------------------------------------------
+    async def find(self, request: dict[str, Any]) -> AsyncIterator[Event]:
+        """All entries that match, from the local index."""
+        wish = Wish(request.get("patterns") or [], request.get("regex"), request.get("member"), request.get("cid"))
+        limit = request.get("limit")
+        search, names = self.node.search, self.node.search.names()
+        found = await asyncio.to_thread(lambda: list(search.select(wish)))
+        for number, (key, entry) in enumerate(found):
+            if limit is not None and number >= limit:
+                break
+            yield search.event(key, entry, names)
+        yield search.summary(len(found), wish)
+
+    async def ls(self, request: dict[str, Any]) -> AsyncIterator[Event]:
+        """All shares, or what lies in one folder."""
+        node = self.node
+        names, text = node.search.names(), request.get("place")
+        if not text:
+            keys = sorted((key for key in node.members.shares if node.search.is_visible(key)), key=lambda key: (names.get(key.member, ""), key.share))
+            for key in keys:
+                yield self._share(key, names)
+            yield node.search.summary(len(keys))
+            return
+        key, path = self._place(text)
+        entries = await asyncio.to_thread(node.catalogs.folder, key, path)
+        if not entries and path:
+            entry = await asyncio.to_thread(node.catalogs.entry, key, path)
+            entries = [entry] if entry is not None and entry.type != "d" else []
+            if entry is None:
+                raise NothingMatched(f"There is no {path} in {names.get(key.member)}:{key.share}.", "See: tinyp2p ls")
+        for entry in entries:
+            yield node.search.event(key, entry, names)
+        yield node.search.summary(len(entries) or 1)
+
+    def _share(self, key: ShareKey, names: dict[MemberId, str]) -> Event:
+        record, state = self.node.members.shares[key].record, self.node.catalogs.state(key)
+        name = names.get(key.member, key.member)
+        return {
+            "event": "share",
+            "place": f"{name}:{key.share}",
+            "member": key.member,
+            "name": name,
+            "share": key.share,
+            "files": record.files,
+            "bytes": record.bytes,
+            "online": self.node.search.is_online(key.member),
+            "as_of": time_text(state.as_of) if state and state.as_of else None,
+            "self": key.member == self.node.me,
+        }
+
+    def _place(self, text: str) -> tuple[ShareKey, str]:
+        place = parse_place(text)
+        if place is None:
+            members = self.node.search.members_named(text.rstrip(":"))
+            keys = [key for key in self.node.members.shares if key.member == members[0] and self.node.search.is_visible(key)]
+            if len(keys) == 1:
+                return keys[0], ""
+            raise UsageError(f'"{text}" is not MEMBER:SHARE/PATH.', "See what there is: tinyp2p ls")
+        for member in self.node.search.members_named(place.member):
+            key = ShareKey(member, place.share)
+            if self.node.search.is_visible(key):
+                return key, place.path
+        raise NothingMatched(f"{place.member} has no share {place.share}.", "See what there is: tinyp2p ls")
+
+    async def get(self, request: dict[str, Any]) -> AsyncIterator[Event]:
+        """Fetch what matches into a folder."""
+        try:
+            wanted = msgspec.convert({key: value for key, value in request.items() if value is not None}, Request)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"This get cannot be understood: {error}.") from error
+        async for event in self.node.getting.run(wanted):
+            yield event
+
+    # --- status -----------------------------------------------------------------------------------------------------
+    async def status(self, _request: dict[str, Any]) -> AsyncIterator[Event]:
+        """What is going on."""
+        node = self.node
+        names = node.search.names()
+        others = node.gossip.others()
+        yield {
+            "event": "status",
+            "group": node.group.name,
+            "member": node.me,
+            "name": names[node.me],
+            "role": node.members.members[node.me].peer.role,
+            "address": node.members.members[node.me].record.addresses,
+            "keyholders": sum(known.peer.role == "keyholder" for known in node.members.members.values()),
+            "online": sum(node.search.is_online(member) for member in others),
+            "members": len(others) + 1,
+            "shares": [await self._own(share) for share in node.shares.own.values()] or await self._remembered(),
+            "peers": [{"address": address, "state": state} for address, state in node.gossip.peer_states.items()],
+            "transfers": [transfer for job in node.getting.running for transfer in [job.progress()]],
+            "uploads": [{"name": names.get(member, member), "bytes": size} for member, size in node.content.uploaded.items()],
+            "running": node.is_member,
+            "warnings": node.warnings(),
+        }
+
+    async def _own(self, share: OwnShare) -> Event:
+        files, size, hashed = await asyncio.to_thread(self.node.local.totals, share.name)
+        shared = await self.shared(share)
+        return {
+            **{key: shared[key] for key in ("share", "folder", "audience", "left_out")},
+            "files": files,
+            "bytes": size,
+            "hashed": hashed,
+            "unreadable": sum(share.unreadable.values()),
+            "away": share.away,
+            "watching": share.watching,
+        }
+
+    async def _remembered(self) -> list[Event]:
+        """Shares that would be offered if a member ran."""
+        kept = self.node.home.settings().get("shares", [])
+        totals = [await asyncio.to_thread(self.node.local.totals, str(item["name"])) for item in kept]
+        return [
+            {"share": item["name"], "folder": item["folder"], "audience": [], "files": files, "bytes": size, "hashed": hashed}
+            | {"left_out": 0, "unreadable": 0, "away": False, "watching": ""}
+            for item, (files, size, hashed) in zip(kept, totals, strict=True)
+        ]

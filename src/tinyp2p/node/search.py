@@ -1,0 +1,166 @@
+"""Finding entries in the local index: instant, also while their owners are away. Selects for find, ls and get alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from ..core.match import Query, parse_place
+from ..core.members import Members
+from ..core.names import display_names, fold
+from ..core.wire import known_member
+from ..disk.catalogs import Catalogs
+from ..errors import Malformed, NothingMatched, UsageError
+from ..model import TYPE_NAMES, Cid, Entry, MemberId, Place, ShareKey
+from .gossip import Presence
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a user asks for; nothing given means everything."""
+
+    patterns: Sequence[str] = ()
+    regex: str | None = None
+    member: str | None = None
+    cid: str | None = None
+
+    def is_empty(self) -> bool:
+        return not self.patterns and self.regex is None and self.cid is None and self.member is None
+
+
+class Search:
+    def __init__(self, me: MemberId, members: Members, catalogs: Catalogs, presence: Presence) -> None:
+        self.me = me
+        self.members = members
+        self.catalogs = catalogs
+        self.presence = presence
+
+    # --- names ------------------------------------------------------------------------------------------------------
+    def names(self) -> dict[MemberId, str]:
+        """Each member's display name; the first holder of a name keeps it."""
+        mine = [(self.me, self.members.members[self.me].record.name)] if self.me in self.members.members else []
+        return display_names(mine + [(member, known.record.name) for member, known in self.members.members.items() if member != self.me])
+
+    def members_named(self, text: str) -> list[MemberId]:
+        """The members that a user means by a name or an id (or its beginning); raises NothingMatched."""
+        names = self.names()
+        found = [member for member, name in names.items() if text in (name, member)]
+        found = found or [member for member, name in names.items() if fold(name) == fold(text)]
+        found = found or [member for member in names if len(text) >= 4 and member.startswith(text)]
+        if not found:
+            raise NothingMatched(f'No member is called "{text}".', f"Members: {', '.join(sorted(names.values()))}.")
+        return found
+
+    def is_online(self, member: MemberId) -> bool:
+        return member == self.me or self.presence.is_online(member)
+
+    def is_visible(self, key: ShareKey) -> bool:
+        known = self.members.shares.get(key)
+        return known is not None and not known.record.gone
+
+    # --- selecting --------------------------------------------------------------------------------------------------
+    def select(self, wish: Wish) -> Iterator[tuple[ShareKey, Entry]]:
+        """The entries that a wish means, from all shares that are here to see. Blocks; raises UsageError or NothingMatched."""
+        members = self.members_named(wish.member) if wish.member else None
+        cid = Cid(_cid(wish.cid)) if wish.cid else None
+        places = [(text, self._place(text)) for text in wish.patterns]
+        plain = [text for text, place in places if place is None]
+        seen: set[tuple[ShareKey, str]] = set()
+        for _, place in places:
+            for key, entry in self._at(place) if place else ():
+                if members is None or key.member in members:
+                    seen.add((key, entry.path))
+                    yield key, entry
+        if places and not plain and wish.regex is None and cid is None:
+            return
+        query = Query.parse(plain, wish.regex)
+        for key, entry in self.catalogs.scan(members, query.required, cid):
+            if self.is_visible(key) and query.matches(key.share, entry.path) and (key, entry.path) not in seen:
+                yield key, entry
+
+    def _place(self, text: str) -> Place | None:
+        """A pattern that is the literal name of something that is there."""
+        place = parse_place(text)
+        if place is None:
+            return None
+        try:
+            members = self.members_named(place.member)
+        except NothingMatched:
+            return None
+        return Place(members[0], place.share, place.path) if self.is_visible(ShareKey(members[0], place.share)) else None
+
+    def _at(self, place: Place) -> Iterator[tuple[ShareKey, Entry]]:
+        """An entry and, of a folder, all that is in it."""
+        key = ShareKey(MemberId(place.member), place.share)
+        for entry in self.catalogs.below(key, place.path):
+            yield key, entry
+
+    # --- events -----------------------------------------------------------------------------------------------------
+    def event(self, key: ShareKey, entry: Entry, names: dict[MemberId, str]) -> dict[str, object]:
+        """An `entry` event of the local API."""
+        name = names.get(key.member, key.member)
+        return {
+            "event": "entry",
+            "place": str(Place(name, key.share, entry.path)),
+            "member": key.member,
+            "name": name,
+            "share": key.share,
+            "path": entry.path,
+            "type": TYPE_NAMES[entry.type],
+            "size": entry.size,
+            "mtime": mtime_text(entry.mtime_ns) if entry.type != "d" else None,
+            "cid": entry.cid,
+            "online": self.is_online(key.member),
+            "target": entry.target,
+        }
+
+    def summary(self, matches: int, wish: Wish | None = None) -> dict[str, object]:
+        """The `summary` event: how much was searched, and which lists are old or not all here."""
+        names = self.names()
+        states = {state.key: state for state in self.catalogs.states() if self.is_visible(state.key)}
+        missing = {key.member for key in self.members.shares if self.is_visible(key) and (key not in states or not states[key].complete)}
+        old = {key: state for key, state in states.items() if key.member != self.me and self._is_stale(key, state.version)}
+        entries = sum(state.entries for state in states.values())
+        sharing = {key.member for key in self.members.shares if self.is_visible(key)}
+        as_of = min((state.as_of for state in states.values() if state.as_of and state.key.member != self.me), default=0.0)
+        return {
+            "event": "summary",
+            "matches": matches,
+            "entries": entries,
+            "members": len(sharing),
+            "incomplete": sorted(names.get(member, member) for member in missing),
+            "stale": [{"name": names.get(key.member, key.member), "as_of": time_text(state.as_of)} for key, state in old.items()],
+            "as_of": time_text(as_of) if as_of else None,
+            "hint": "" if matches else self._why_nothing(wish, entries, len(sharing)),
+        }
+
+    def _is_stale(self, key: ShareKey, version: int) -> bool:
+        return not self.is_online(key.member) or version < self.members.shares[key].record.version
+
+    def _why_nothing(self, wish: Wish | None, entries: int, members: int) -> str:
+        if len(self.members.members) <= 1:
+            return "Nobody else is in this group yet. Let somebody in with: tinyp2p invite"
+        if not entries:
+            return "No member shares anything yet, or nobody was reachable so far. See: tinyp2p members"
+        what = f'Nothing matches "{" ".join(wish.patterns) or wish.regex or wish.cid or wish.member}"' if wish and not wish.is_empty() else "Nothing"
+        return f"{what} in {entries:,} {'entry' if entries == 1 else 'entries'} of {members} {'member' if members == 1 else 'members'}."
+
+
+def _cid(text: str) -> str:
+    try:
+        return known_member(text.lower())
+    except Malformed as error:
+        raise UsageError(f'"{text}" is not a content id.', "A content id is 52 letters and digits; find shows it with --json.") from error
+
+
+def mtime_text(mtime_ns: int) -> str | None:
+    return time_text(mtime_ns / 1e9)
+
+
+def time_text(seconds: float) -> str | None:
+    """RFC 3339 in UTC; None where a year does not fit."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        return None
