@@ -77,12 +77,12 @@ def run_once(home: Any, operation: str, request: dict[str, Any]) -> Any:
 
 
 def install() -> None:
-    found, node = types.ModuleType("tinyp2p.node.found"), types.ModuleType("tinyp2p.node.node")
+    found, node = types.ModuleType("tinyp2p.node.found"), types.ModuleType("tinyp2p.node.run")
     for function in (new_group, password_group, join_invite, join_password):
         setattr(found, function.__name__, function)
     for function in (run_member, run_once):
         setattr(node, function.__name__, function)
-    sys.modules |= {"tinyp2p.node.found": found, "tinyp2p.node.node": node}
+    sys.modules |= {"tinyp2p.node.found": found, "tinyp2p.node.run": node}
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ MEMBER = {"event": "member", "name": "desktop", "member": "m", "self": True, "on
 
 
 def use_run_once(monkeypatch, function):
-    module = types.ModuleType("tinyp2p.node.node")
+    module = types.ModuleType("tinyp2p.node.run")
     module.run_once = function
-    monkeypatch.setitem(sys.modules, "tinyp2p.node.node", module)
+    monkeypatch.setitem(sys.modules, "tinyp2p.node.run", module)
 
 
 @pytest.mark.parametrize(

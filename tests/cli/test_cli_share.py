@@ -34,7 +34,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
 @pytest.fixture
 def faked(log: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Fakes within this process."""
-    for name in ("tinyp2p.node.found", "tinyp2p.node.node"):
+    for name in ("tinyp2p.node.found", "tinyp2p.node.run"):
         monkeypatch.setitem(sys.modules, name, None)
     fake_node.install()
     return log
@@ -117,7 +117,7 @@ def test_signals_stop_cleanly_and_json_comes_at_once(log, photos, number):
     assert process.returncode == 0 and err == ""
     assert json.loads(out.splitlines()[-1]) == {"event": "left"}
     expected = {"folders": [str(photos)], "as": None, "with": ["anna", "bob"], "listen": "127.0.0.1:0", "advertise": ["a:1", "b:2"], "peers": []}
-    assert calls(log)[1] == ["run_member", "Photos", {**expected, "lan": False, "force": False, "name": None, "invite": False}]
+    assert calls(log)[1] == ["run_member", "Photos", {**expected, "lan": False, "force": False, "name": None, "new": True, "invite": False}]
 
 
 def test_password_from_the_environment_or_a_file(log, photos, tmp_path):
@@ -208,7 +208,7 @@ def test_joined_although_the_others_do_not_answer(faked, tinyp2p, monkeypatch):
     def run_once(home, operation, request):
         yield {"event": "error", "code": "unreachable", "message": "Nobody answers.", "hint": "", "exit": 4}
 
-    monkeypatch.setattr(sys.modules["tinyp2p.node.node"], "run_once", run_once)
+    monkeypatch.setattr(sys.modules["tinyp2p.node.run"], "run_once", run_once)
     monkeypatch.setenv("TINYP2P_INVITE", "tinyp2penv")
     ran = tinyp2p("join")
     assert ran.code == 0 and 'Joined "photos".' in ran.err and "Nobody answers." in ran.err

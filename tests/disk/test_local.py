@@ -82,7 +82,9 @@ def entries_of(local: Local) -> dict[str, Entry]:
 # --- the same as in memory ----------------------------------------------------------------------------------------------
 SIZES = st.integers(0, 3)
 NAMES = st.sampled_from(["x", "y", "z"])
-TREE = st.dictionaries(NAMES, st.one_of(SIZES, st.dictionaries(NAMES, st.one_of(SIZES, st.dictionaries(NAMES, SIZES, max_size=2)), max_size=3)), max_size=3)
+TREE = st.dictionaries(
+    NAMES, st.one_of(SIZES, st.dictionaries(NAMES, st.one_of(SIZES, st.dictionaries(NAMES, SIZES, max_size=2)), max_size=3)), max_size=3
+)
 
 
 def contents(tree: dict[str, object], below: str = "") -> dict[str, list[Found]]:

@@ -119,9 +119,10 @@ class World:
         self.sync.heard(self.members.learn((), records))
 
     async def until_same(self, catalog: Catalog, timeout_s: float = 10, key: ShareKey = KEY) -> None:
-        async with asyncio.timeout(timeout_s):
-            while self.catalogs.standing(key) != (catalog.version, True):
-                await asyncio.sleep(0.01)
+        end = time.monotonic() + timeout_s
+        while self.catalogs.standing(key) != (catalog.version, True):
+            assert time.monotonic() < end
+            await asyncio.sleep(0.01)
         assert {entry.path: entry for entry in self.catalogs.below(key, "")} == catalog.entries
 
     async def close(self) -> None:
@@ -288,7 +289,9 @@ def test_a_list_that_changes_while_it_is_fetched_is_fetched_once(tmp_path: Path)
 
         async def publish(what: str) -> None:
             if what.startswith("bucket/") and len(anna.asked) % 10 == 0:
-                catalog.publish([file(f"{number % 10}/{number}", 2) for number in range(len(anna.asked), len(anna.asked) + 40)], [f"3/{len(anna.asked)}3"])
+                catalog.publish(
+                    [file(f"{number % 10}/{number}", 2) for number in range(len(anna.asked), len(anna.asked) + 40)], [f"3/{len(anna.asked)}3"]
+                )
 
         anna.wait = publish
         world = World(tmp_path, anna)

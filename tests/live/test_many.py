@@ -54,6 +54,7 @@ def test_a_hundred_thousand_files(peers: Peers, tmp_path: Path) -> None:
     receiving = ben.share(tmp_path / "B", verbose=True)
 
     def found() -> bool:
+        time.sleep(0.5)  # who asks all the time slows down what it waits for
         summary = ben.run("find", "of some length", "--limit", "1").one("summary")
         return bool(summary["matches"] == COUNT)
 
@@ -61,6 +62,7 @@ def test_a_hundred_thousand_files(peers: Peers, tmp_path: Path) -> None:
     found_s = time.monotonic() - began
 
     def hashed() -> bool:
+        time.sleep(1)
         (share,) = anna.run("status").one("status")["shares"]
         return bool(share["hashed"] == COUNT and catalog_size(ben)[1] == COUNT)
 
@@ -74,7 +76,6 @@ def test_a_hundred_thousand_files(peers: Peers, tmp_path: Path) -> None:
         f"memory of the sharer {peak / 1e6:.0f} MB, of the receiver {memory_peak(receiving) / 1e6:.0f} MB, "
         f"catalog {size / 1e6:.1f} MB, traffic {received / 1e6:.1f} MB = {received / size:.2f} times"
     )
-    print("".join(line for line in receiving.err if "catalog" in line))
     assert ready_s < 5
     assert found_s < 60
     assert peak < 300e6

@@ -87,7 +87,7 @@ def test_files_that_come_change_and_go_are_soon_known(peers: Peers, tmp_path: Pa
 
 def test_three_thousand_files_in_fresh_nested_folders(peers: Peers, tmp_path: Path) -> None:
     folder = tmp_path / "Docs"
-    anna, ben = pair(peers, folder)
+    _, ben = pair(peers, folder)
     write(folder / "first.txt", 1)
     until(lambda: names(ben, "first.txt"), SOON_S)
     wanted = set()
@@ -246,9 +246,10 @@ class FakeHasher:
     async def hash_many(self, root: str, paths: list[str]) -> list[Hashed | None]:
         self.asked += paths
         await asyncio.sleep(0)
-        return [None if "bad" in path else self._hashed(Path(root, path).stat()) for path in paths]
+        return [None if "bad" in path else self._hashed(Path(root, path)) for path in paths]
 
-    def _hashed(self, status: os.stat_result) -> Hashed:
+    def _hashed(self, path: Path) -> Hashed:
+        status = path.stat()
         return Hashed(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, bytes(32))
 
 
@@ -277,8 +278,6 @@ class Sharer:
     async def close(self) -> None:
         self.task.cancel()
         await asyncio.wait([self.task, *self.shares._tasks.values()])
-        for share in self.shares.own.values():
-            share.stop.set()
         self.index.close()
 
 

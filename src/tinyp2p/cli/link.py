@@ -106,7 +106,7 @@ def _source(home: GroupHome, operation: str, request: Event) -> Generator[Event]
     connection = _connect(home)
     if connection is not None:
         return _ask(connection, operation, request)
-    from ..node.node import run_once
+    from ..node.run import run_once
 
     return run_once(home, operation, request)
 

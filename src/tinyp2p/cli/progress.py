@@ -65,12 +65,15 @@ class Bar(Progress):
     def _draw(self, live: Live, event: Event) -> None:
         from rich.console import Group
         from rich.progress_bar import ProgressBar
+        from rich.table import Table
         from rich.text import Text
 
         bar = ProgressBar(total=max(event.get("total", 0), 1), completed=event.get("bytes", 0), width=min(BAR_WIDTH, live.console.width))
         second = ", ".join(part for part in (files(event), whence(event)) if part)
         lines = [Text(text, no_wrap=True, overflow="ellipsis") for text in (amounts(event), second)]
-        live.update(Group(bar, *lines))
+        grid = Table.grid()
+        grid.add_row(bar)  # by itself the bar would not end its line
+        live.update(Group(grid, *lines))
 
     def close(self) -> None:
         if self._live is not None:

@@ -80,6 +80,7 @@ def share(
         "peers": beginning.peers,
         "lan": not no_lan,
         "name": name,
+        "new": founded,
         "invite": settings.may_ask and founded,
     }
     waiting = Waiting("Another command is at work in this home; sharing begins when it is done.", 0)
@@ -155,7 +156,7 @@ def _hand_over(settings: Settings, group: GroupHome, request: Event, ignored: li
 
 def _run(settings: Settings, group: GroupHome, options: Event) -> int:
     """Run the member until Ctrl-C, SIGTERM or its own end."""
-    from ..node.node import run_member
+    from ..node.run import run_member
 
     left = False
     stream = run_member(group, options)

@@ -8,10 +8,8 @@ import logging
 import os
 import random
 import secrets
-import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Generator
-from logging.handlers import RotatingFileHandler
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from ..core.members import Members, News, sign_member
@@ -22,8 +20,8 @@ from ..disk.home import GroupHome
 from ..disk.index import Index
 from ..disk.local import Local
 from ..disk.notes import Notes
-from ..errors import HomeBusy, LocalError, NothingMatched, TinyP2PError, UsageError
-from ..limits import HEARTBEAT_S, MAX_ADDRESSES, MIB
+from ..errors import LocalError, TinyP2PError, UsageError
+from ..limits import HEARTBEAT_S, MAX_ADDRESSES
 from ..model import MemberId
 from ..net.addresses import own_addresses, reach_of
 from ..net.dialer import Dialer
@@ -39,7 +37,7 @@ from .operations import Event, Operations
 from .routes import Routes
 from .search import Search
 from .server import Server, listen_kept
-from .shares import OwnShare, Shares
+from .shares import Shares
 from .swarm import Swarm
 from .sync import Sync
 
@@ -313,134 +311,3 @@ def _listen_of(listen: str | None) -> tuple[str, int | None]:
     if not port.isdecimal() or int(port) > 65535:
         raise UsageError(f"{listen!r} is not HOST:PORT.", "For instance: --listen 0.0.0.0:22004")
     return host.strip("[]"), int(port)
-
-
-# --- the ways in ------------------------------------------------------------------------------------------------------
-def run_member(home: GroupHome, options: dict[str, Any]) -> Generator[Event]:
-    """Run a member until the generator is closed; its events as docs/local-api.md tells them. Raises LocalErrors."""
-    yield from _locked(home, _member_events(home, options))
-
-
-def run_once(home: GroupHome, operation: str, request: dict[str, Any]) -> Generator[Event]:
-    """Do one operation with a node that lives for it; raises HomeBusy where another process has the home just now."""
-    yield from _locked(home, _once_events(home, operation, request))
-
-
-async def _member_events(home: GroupHome, options: dict[str, Any]) -> AsyncIterator[Event]:
-    node = Node(home, options, is_member=True)
-    try:
-        folders = options.get("folders") or []
-        if not folders and not node.settings.get("shares"):
-            raise UsageError("No folder given, and none remembered.", "For instance: tinyp2p share ~/Photos")
-        await node.start(listens=True)
-        node.begin()
-        remembered = list(node.shares.own.values())
-        offered = await _offered(node, {**options, "folders": folders})
-        record = node.members.members[node.me]
-        invite = None
-        if options.get("invite") and record.peer.role == "keyholder":
-            invite = node.admitting.invite(1, 7 * 86400, node.invite_addresses()).encode()
-        yield {
-            "event": "ready",
-            "member": node.me,
-            "name": node.search.names()[node.me],
-            "address": record.record.addresses[0],
-            "group": node.group.name,
-            "new": bool(options.get("invite")),
-            "invite": invite,
-            "reach": node.reach(record.record.addresses),
-            "role": record.peer.role,
-        }
-        for share in dict.fromkeys(share.name for share in [*remembered, *offered]):
-            node.spawn_notices(node.operations.scanned(node.shares.own[share]))
-        while True:
-            event = await node.notices.get()
-            if isinstance(event, TinyP2PError):
-                raise event
-            yield event
-    finally:
-        await node.close()
-
-
-async def _offered(node: Node, request: Event) -> list[OwnShare]:
-    """Begin the shares of a command line; whoever they are for may have to be heard of first."""
-    try:
-        return node.operations.offer(request)
-    except NothingMatched:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SETTLE_S["find"]):
-                await node.refreshed.wait()
-        return node.operations.offer(request)
-
-
-async def _once_events(home: GroupHome, operation: str, request: dict[str, Any]) -> AsyncIterator[Event]:
-    node = Node(home, {}, is_member=False)
-    try:
-        await node.start(listens=operation == "get")
-        await node.refresh(operation)
-        if node.listens:
-            node.begin()
-        async for event in node.operations.run(operation, request):
-            yield event
-        await node.gossip.told()
-        # Other commands may have found this node and handed it their work.
-        await node.api.idle.wait()
-    finally:
-        await node.close()
-
-
-def _locked(home: GroupHome, events: AsyncIterator[Event]) -> Generator[Event]:
-    """Drive a node's events from a thread that waits for them, as the one process of this home."""
-    lock = home.lock()
-    if lock is None:
-        raise HomeBusy("Another tinyp2p is at work in this home.", "Wait a moment, then try again.")
-    handler = log_to(home.log_path)
-    try:
-        with asyncio.Runner(loop_factory=_new_loop) as runner:
-            queue: asyncio.Queue[Event | BaseException | None] = asyncio.Queue(1000)
-            pump = runner.get_loop().create_task(_pump(events, queue))
-            try:
-                while (event := runner.run(queue.get())) is not None:
-                    if isinstance(event, BaseException):
-                        raise event
-                    yield event
-            finally:
-                runner.run(_end(pump))
-    finally:
-        logging.getLogger("tinyp2p").removeHandler(handler)
-        handler.close()
-        os.close(lock)
-
-
-def log_to(path: str) -> logging.Handler:
-    """Keep the program's log in the group's folder: the last megabyte or two, for this user only."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-    handler = RotatingFileHandler(path, maxBytes=MIB, backupCount=1, encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    handler.setLevel(logging.INFO)
-    logger = logging.getLogger("tinyp2p")
-    logger.addHandler(handler)
-    logger.setLevel(min(logger.level or logging.INFO, logging.INFO))
-    return handler
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    if sys.platform == "win32":
-        return asyncio.new_event_loop()
-    import uvloop
-
-    return uvloop.new_event_loop()
-
-
-async def _pump(events: AsyncIterator[Event], queue: asyncio.Queue[Event | BaseException | None]) -> None:
-    try:
-        async for event in events:
-            await queue.put(event)
-        await queue.put(None)
-    except Exception as error:
-        await queue.put(error)
-
-
-async def _end(pump: asyncio.Task[None]) -> None:
-    pump.cancel()
-    await asyncio.gather(pump, return_exceptions=True)

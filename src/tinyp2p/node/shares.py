@@ -69,7 +69,8 @@ class OwnShare:
     cids_wait_s: float = CID_BATCH_FIRST_S
     marked: set[str] = field(default_factory=set)
     woken: asyncio.Event = field(default_factory=asyncio.Event)
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    too_many: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: bool = False
     identity: tuple[int, int] | None = None
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
@@ -106,16 +107,19 @@ class OwnShare:
             await asyncio.sleep(max(POLL_SCAN_S, 10 * (time.monotonic() - began)))
 
     async def _follow_events(self) -> None:
-        """Events only mark folders; returns where there are too many folders to watch."""
-        async with aclosing(watch(self.folder, self.stop)) as news:
+        """Events only mark folders; returns where there have come to be too many folders to watch."""
+        self.too_many.clear()
+        async with aclosing(watch(self.folder, self.too_many)) as news:
             async for folders in news:
                 self.watching = "events"
                 if not folders:
                     await self.walk()
                 self.mark(folders)
-                if not self.may_watch(self):
-                    log.info("too many folders to watch share=%s folders=%d", self.name, self.folders)
-                    return
+
+    def _check_watch(self) -> None:
+        if self.watching == "events" and not self.may_watch(self):
+            log.info("too many folders to watch share=%s folders=%d", self.name, self.folders)
+            self.too_many.set()
 
     async def _walk_hourly(self) -> None:
         while True:
@@ -146,6 +150,7 @@ class OwnShare:
             for start in range(0, len(folders), FOLDERS_AT_ONCE):
                 group = [folder for folder in folders[start : start + FOLDERS_AT_ONCE] if not f"{folder}/".startswith(walked)]
                 walked += await self._scan(group)
+        self._check_watch()
 
     async def _ignore_has_changed(self) -> bool:
         """A change at the root may be one of the ignore file: then all is looked at again."""
@@ -180,6 +185,7 @@ class OwnShare:
                     self.unreadable[""] = 1
             self.scanned.set()
             self.on_change()
+        self._check_watch()
 
     async def _walk_all(self) -> None:
         self.ignore = None  # where the rules cannot be read, nothing is looked at: guessing would share too much
@@ -235,7 +241,7 @@ class OwnShare:
             self.on_change()
 
     def _walk_later(self, folders: list[str]) -> None:
-        if not self.stop.is_set():
+        if not self.ended:
             self.mark(below for folder in folders for below in (folder, *self.local.folders_below(self.name, folder)))
 
     # --- counting ---------------------------------------------------------------------------------------------------
@@ -326,7 +332,7 @@ class Shares:
     async def remove(self, name: str) -> None:
         """Offer it no longer; the record that says so stays."""
         share, task = self.own.pop(name), self._tasks.pop(name)
-        share.stop.set()
+        share.ended = True
         task.cancel()
         await asyncio.wait([task])
         self.end(name)

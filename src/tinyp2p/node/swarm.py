@@ -128,9 +128,9 @@ class Swarm:
     async def fetch(
         self, cid: Cid, size: int, part: Part, known: list[MemberId], rate: Rate, on_bytes: OnBytes, wait_s: float = 0.0
     ) -> dict[MemberId, int]:
-        """Complete a part; bytes that counted by source. Raises Offline, DiskFull and other LocalErrors."""
+        """Complete a part; bytes that counted by source, none where it was copied from here. Raises Offline, DiskFull and other LocalErrors."""
         if await asyncio.to_thread(self._copy_here, cid, part):
-            return {self.lanes.me: size}
+            return {}
         patience = Patience(self.presence, lambda: list({*known, *self.holders(cid)}), wait_s)
         if size <= CHUNK_SIZE:
             return await self._fetch_small(cid, size, part, known, rate, on_bytes, patience)
