@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from tinyp2p.core.chunks import Bitmap, Manifest, chunk_hash
-from tinyp2p.disk import parts
-from tinyp2p.disk.parts import Part, PartBusy, PartFile, list_parts
+from tinyp2p.disk import part_files, parts
+from tinyp2p.disk.part_files import PartBusy, PartFile, list_parts
+from tinyp2p.disk.parts import Part
 from tinyp2p.disk.target import PARTS_FOLDER, Target
 from tinyp2p.errors import DiskFull, LocalError
 from tinyp2p.limits import CHUNK_SIZE

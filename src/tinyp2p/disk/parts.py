@@ -9,54 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
-import re
-import stat
-import struct
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-
-from blake3 import blake3
 
 from ..core.chunks import Bitmap, Manifest, chunk_count, chunk_hash, chunk_length
-from ..errors import LocalError, Malformed
-from ..limits import CHUNK_SIZE, HASH_SIZE
-from .target import PARTS_FOLDER, READ_FLAGS, Target, explaining, sync_folder
+from ..errors import LocalError
+from ..limits import CHUNK_SIZE
+from .part_files import KEY, chunks_with_data, decode_state, encode_state, open_locked, pread_all, read_file, sync_data, write_file
+from .target import PARTS_FOLDER, Target, explaining, sync_folder
 
 log = logging.getLogger(__name__)
-
-KEY = re.compile(r"[a-z2-7]{52}")
-STATE = struct.Struct(">8sQ?q")  # magic, size of the file, clean, mtime_ns of the data when it was closed; then the bitmap and a BLAKE3 of all that
-MAGIC = b"tinyp2p\1"
-DATA_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-NEW_FLAGS = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
-
-
-class PartBusy(LocalError):
-    """Another get, of this process or another, writes the same partial file."""
-
-    code = "part_busy"
-
-
-@dataclass(frozen=True, slots=True)
-class PartFile:
-    """A partial file as it lies on the disk; `stored_bytes` is what it takes there."""
-
-    key: str
-    size_bytes: int
-    stored_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What a state file says; `mtime_ns` is the data's after a clean end, else None."""
-
-    have: Bitmap
-    mtime_ns: int | None
 
 
 class Part:
@@ -251,165 +215,3 @@ class Part:
         os.close(self._folder)
         with contextlib.suppress(OSError):  # others may still have parts there
             os.rmdir(PARTS_FOLDER, dir_fd=self.target.handle)
-
-
-def list_parts(target: Target) -> list[PartFile]:
-    """The partial files in a target, sorted by key."""
-    try:
-        folder = target.open_folder(PARTS_FOLDER, create=False)
-    except FileNotFoundError:
-        return []
-    parts = []
-    try:
-        for name in sorted(os.listdir(folder)):
-            key, _, ending = name.partition(".")
-            with explaining(target.path), contextlib.suppress(FileNotFoundError):
-                found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                if ending == "part" and KEY.fullmatch(key) and stat.S_ISREG(found.st_mode):
-                    parts.append(PartFile(key, found.st_size, found.st_blocks * 512))
-    finally:
-        os.close(folder)
-    return parts
-
-
-def open_locked(target: Target, name: str) -> tuple[int, int]:
-    """Descriptors of the parts folder and of a data file in it, created where missing and locked; raises PartBusy."""
-    for _ in range(100):  # another part that ends meanwhile removes the folder, or the file that was just opened
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(PARTS_FOLDER, 0o700, dir_fd=target.handle)
-        try:
-            folder = target.open_folder(PARTS_FOLDER, create=False)
-        except FileNotFoundError:
-            continue
-        try:
-            keep_private(target, folder)
-            handle = open_data(target, folder, name)
-        except BaseException:
-            os.close(folder)
-            raise
-        if handle is not None:
-            return folder, handle
-        os.close(folder)
-    raise LocalError(f"{target.full_path(PARTS_FOLDER)} keeps changing.", "Run the same command again.")
-
-
-def keep_private(target: Target, folder: int) -> None:
-    """Refuse a parts folder that somebody planted: who may write to it could swap a file after its check."""
-    found = os.fstat(folder)
-    if found.st_uid not in (os.geteuid(), os.fstat(target.handle).st_uid):
-        raise LocalError(f"{target.full_path(PARTS_FOLDER)} belongs to somebody else.", "Choose another folder with -o DIR.")
-    if found.st_mode & 0o077:
-        with contextlib.suppress(OSError):  # FAT has no modes
-            os.fchmod(folder, 0o700)
-
-
-def open_data(target: Target, folder: int, name: str) -> int | None:
-    """A data file, created where missing and locked; None if it vanished meanwhile or was another file's second name."""
-    try:
-        handle = os.open(name, DATA_FLAGS | os.O_CREAT, 0o600, dir_fd=folder)
-    except FileNotFoundError:
-        return None
-    except PermissionError:  # killed while finishing: it has its final mode already
-        handle = os.open(name, READ_FLAGS, dir_fd=folder)
-        os.fchmod(handle, 0o600)
-        os.close(handle)
-        return None
-    except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.EISDIR):
-            raise
-        raise LocalError(
-            f"{target.full_path(os.path.join(PARTS_FOLDER, name))} is not a file.", "Delete it and run the same command again."
-        ) from error
-    try:
-        lock(target, handle)
-        found = os.fstat(handle)
-        with contextlib.suppress(FileNotFoundError):
-            if found.st_nlink > 1:  # killed while placing: these bytes are a finished file's by now
-                os.unlink(name, dir_fd=folder)
-            elif os.path.samestat(found, os.stat(name, dir_fd=folder, follow_symlinks=False)):
-                return handle
-    except BaseException:
-        os.close(handle)
-        raise
-    os.close(handle)
-    return None
-
-
-def lock(target: Target, handle: int) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise PartBusy(f"Another get is fetching this file into {target.path}.", "Wait for it, or stop it.") from error
-    except OSError as error:
-        log.warning("part_not_locked error=%s", error)  # some network disks know no locks; better fetch than refuse
-
-
-def encode_state(size_bytes: int, bits: bytes, mtime_ns: int | None) -> bytes:
-    body = STATE.pack(MAGIC, size_bytes, mtime_ns is not None, mtime_ns or 0) + bits
-    return body + blake3(body).digest()
-
-
-def decode_state(raw: bytes, size_bytes: int) -> State | None:
-    """What a state file says of a file of this size; None if it is torn or of another."""
-    body, digest = raw[:-HASH_SIZE], raw[-HASH_SIZE:]
-    if len(body) < STATE.size or blake3(body).digest() != digest:
-        return None
-    magic, size, clean, mtime_ns = STATE.unpack_from(body)
-    if (magic, size) != (MAGIC, size_bytes):
-        return None
-    try:
-        return State(Bitmap(chunk_count(size_bytes), body[STATE.size :]), mtime_ns if clean else None)
-    except Malformed:
-        return None
-
-
-def read_file(folder: int, name: str) -> bytes:
-    """A state file's bytes; empty if there is none that can be read, which makes the part unclean."""
-    try:
-        with open(name, "rb", opener=lambda name, _: os.open(name, READ_FLAGS, dir_fd=folder)) as file:
-            return file.read()
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        log.warning("state_not_read error=%s", error)
-        return b""
-
-
-def write_file(folder: int, name: str, data: bytes) -> None:
-    """Replace a file durably: after a crash it is the old or the new one."""
-    temporary = f"{name}.new"
-    try:
-        with open(temporary, "wb", opener=lambda name, _: os.open(name, NEW_FLAGS, 0o600, dir_fd=folder)) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary, dir_fd=folder)
-        raise
-
-
-def pread_all(handle: int, length: int, offset: int) -> bytes | None:
-    """Exactly these bytes; None if the file ends before."""
-    data = os.pread(handle, length, offset)
-    while len(data) < length:
-        more = os.pread(handle, length - len(data), offset + len(data))
-        if not more:
-            return None
-        data += more
-    return data
-
-
-def chunks_with_data(handle: int, size_bytes: int) -> Iterator[int]:
-    """The chunks that are not wholly holes, some perhaps more than once; all where the disk cannot tell."""
-    position = 0
-    while position < size_bytes:
-        try:
-            start = os.lseek(handle, position, os.SEEK_DATA)
-            position = os.lseek(handle, start, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            start, position = position, size_bytes
-        yield from range(start // CHUNK_SIZE, -(-position // CHUNK_SIZE))

@@ -14,7 +14,7 @@ from ..core.names import safe_name
 from ..errors import HomeBusy, NothingMatched, UsageError
 from ..model import MemberId, ShareKey
 from .folders import check_folder, share_name
-from .getting import Request
+from .get_job import Request
 from .search import Wish, time_text
 
 if TYPE_CHECKING:

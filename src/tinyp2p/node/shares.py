@@ -33,6 +33,7 @@ FOLDERS_AT_ONCE = 64
 HASH_FILES = 512
 HASH_BYTES = 64 * MIB
 RESCAN_REST_MAX_S = 1.0
+WALK_AGAIN_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +184,8 @@ class OwnShare:
                 log.warning("share not scanned share=%s error=%s", self.name, error)
                 if not self.is_away():
                     self.unreadable[""] = 1
+                    self.ignore = None  # so that the next look at the root becomes a walk
+                    self.loop.call_later(WALK_AGAIN_S, self._walk_later, [""])
             self.scanned.set()
             self.on_change()
         self._check_watch()

@@ -1,0 +1,277 @@
+"""One get at work: a few files at once, each fetched and placed, told as events. What lands where is plan.py, how bytes come swarm.py."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+
+from ..disk.notes import Notes, Placed
+from ..disk.part_files import list_parts
+from ..disk.parts import Part
+from ..disk.target import Target
+from ..errors import DiskFull, LocalError, TinyP2PError
+from ..limits import CHUNK_SIZE, CONFIRM_BYTES, CONFIRM_FILES, FILES_AT_ONCE, FREE_SPACE_KEPT
+from ..model import Cid, Entry, MemberId
+from .plan import Item, Plan, look_again
+from .rate import Rate
+from .search import Search, Wish
+from .swarm import Offline, Swarm
+
+log = logging.getLogger(__name__)
+PROGRESS_S = 0.2
+Event = dict[str, Any]
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What the `get` operation takes (docs/local-api.md)."""
+
+    directory: str
+    patterns: list[str] = []
+    regex: str | None = None
+    cid: str | None = None
+    member: str | None = None
+    dry_run: bool = False
+    limit_rate: float | None = None
+    update: bool = False
+    wait_s: float = 0.0
+    confirmed: bool = False
+    resume: bool = False
+
+    def wish(self) -> Wish:
+        return Wish(self.patterns, self.regex, self.member, self.cid)
+
+
+class GetJob:
+    """One get at work."""
+
+    def __init__(self, search: Search, swarm: Swarm, notes: Notes, request: Request, target: Target) -> None:
+        self.search = search
+        self.swarm = swarm
+        self.notes = notes
+        self.request = request
+        self.target = target
+        self.rate = Rate(request.limit_rate)
+        self.events: asyncio.Queue[Event | None] = asyncio.Queue()
+        self.counts: dict[str, int] = defaultdict(int)
+        self.bytes_from: dict[MemberId, int] = defaultdict(int)
+        self.received_bytes = 0
+        self.done_bytes = 0
+        self.total_bytes = 0
+        self.total_files = 0
+        self.began_s = time.monotonic()
+        self._speed: list[tuple[float, int]] = []
+        self._full: DiskFull | None = None
+
+    # --- before -----------------------------------------------------------------------------------------------------
+    def announce(self, plan: Plan) -> Event:
+        """The `plan` event; raises DiskFull where it cannot fit."""
+        wanted = plan.wanted()
+        self.total_bytes = sum(item.entry.size for item in wanted)
+        self.total_files = len(wanted)
+        free = self.target.free_bytes()
+        kept = min(FREE_SPACE_KEPT, self.target.total_bytes() // 20)
+        if self.total_bytes > max(0, free - kept) and self.total_bytes and not self._is_resuming(wanted, free - kept):
+            raise DiskFull(
+                f"Needs {size_text(self.total_bytes)}, {size_text(free)} free in {self.target.path}; nothing fetched.", "Make room, or use -o DIR."
+            )
+        large = self.total_files > CONFIRM_FILES or self.total_bytes > CONFIRM_BYTES
+        return {
+            "event": "plan",
+            "files": self.total_files,
+            "bytes": self.total_bytes,
+            "existing": sum(item.exists for item in plan.items),
+            "directory": self.target.path,
+            "needs_confirmation": large,
+            "reason": f"{self.total_files:,} files, {size_text(self.total_bytes)}" if large else "",
+        }
+
+    def _is_resuming(self, wanted: list[Item], room: int) -> bool:
+        """Whether what still has to come fits, counting what has come before."""
+        stored = {part.key: part.stored_bytes for part in list_parts(self.target)}
+        return sum(item.entry.size - stored.get(item.cid or "", 0) for item in wanted) <= room
+
+    # --- at work ----------------------------------------------------------------------------------------------------
+    async def run(self, plan: Plan) -> AsyncIterator[Event]:
+        """Fetch everything, a few files at once; events as they happen, a `summary` at the end."""
+        working = asyncio.create_task(self._work(plan))
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(PROGRESS_S):
+                        event = await self.events.get()
+                except TimeoutError:
+                    event = self.progress()
+                if event is None:
+                    break
+                yield event
+            await working
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+        yield self.progress()
+        yield self.summary()
+        if self._full is not None:
+            raise self._full
+
+    async def _work(self, plan: Plan) -> None:
+        try:
+            await asyncio.to_thread(self._make_folders, plan)
+            waiting = iter(sorted(plan.items, key=lambda item: (not item.exists, not item.differs)))
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(min(FILES_AT_ONCE, len(plan.items))):
+                    tasks.create_task(self._take_from(waiting))
+            for path, entry, place in plan.links:
+                await asyncio.to_thread(self._make_link, path, entry, place)
+        finally:
+            self.events.put_nowait(None)
+
+    async def _take_from(self, waiting: Any) -> None:
+        for item in waiting:
+            await self._have(item)
+
+    def _make_folders(self, plan: Plan) -> None:
+        for path, entry in plan.folders:
+            try:
+                self.target.make_folder(path, entry.mode)
+            except LocalError as error:
+                log.info("folder not made path=%r error=%s", path, error)
+
+    def _make_link(self, path: str, entry: Entry, place: str) -> None:
+        try:
+            status = "done" if self.target.make_symlink(path, entry.target or "") else "exists"
+            self._tell(status, place, path, entry.size, None)
+        except FileExistsError:
+            self._tell("differs", place, path, entry.size, None, "Something else has that name here.")
+        except LocalError as error:
+            self._tell("failed", place, path, entry.size, None, error.message)
+
+    async def _have(self, item: Item) -> None:
+        """One file, to its end; only a full disk ends the whole."""
+        try:
+            if self._full is not None and not item.exists:
+                raise self._full
+            if item.cid is None:
+                item.cid = await self.swarm.resolve(item.key, item.entry)
+            async with self.swarm.lock(item.cid):
+                if not item.exists:
+                    await asyncio.to_thread(look_again, item, self.target, self.notes, self.request.update)
+                if item.exists or item.differs:
+                    self._tell_item(item, "exists" if item.exists else "differs", {})
+                else:
+                    self._tell_item(item, "done", await self._fetch(item, item.cid))
+        except DiskFull as error:
+            self._full = error
+            self._tell_item(item, "failed", {}, error.message)
+        except Offline as error:
+            self._tell_item(item, "offline", {}, error.message)
+        except TinyP2PError as error:
+            log.info("file not fetched place=%r error=%s", item.place, error)
+            self._tell_item(item, "failed", {}, error.message)
+
+    async def _fetch(self, item: Item, cid: Cid) -> dict[MemberId, int]:
+        """Fetch and place one file."""
+        part = await asyncio.to_thread(Part.open, self.target, cid, item.entry.size)
+        self.done_bytes += min(part.have.count * CHUNK_SIZE, item.entry.size)
+        try:
+            bytes_from = await self.swarm.fetch(cid, item.entry.size, part, item.holders, self.rate, self._arrived, self.request.wait_s)
+            await asyncio.to_thread(self._place, item, part)
+        finally:
+            await asyncio.to_thread(part.close)
+        for member, size in bytes_from.items():
+            self.bytes_from[member] += size
+        return bytes_from
+
+    def _arrived(self, member: MemberId, size: int) -> None:
+        self.received_bytes += size
+        self.done_bytes += size
+
+    def _place(self, item: Item, part: Part) -> None:
+        """Give the finished file its name; one that is taken meanwhile is never overwritten. Blocks."""
+        assert item.cid is not None
+        replace = self.target.stat(item.path) if self.request.update else None
+        entry = item.entry
+        for name in [item.path, *(name for name in item.names if name != item.path)]:
+            try:
+                part.finish(name, entry.mode, entry.mtime_ns, replace)
+            except FileExistsError:
+                replace = None
+                continue
+            item.path = name
+            found = self.target.stat(name)
+            if found is not None:
+                placed = Placed(item.place, item.cid, found.st_size, found.st_mtime_ns, found.st_ino)
+                self.notes.keep_placed([(self.target.full_path(name), placed)])
+            return
+        raise LocalError(f"{item.path} has been made by somebody else meanwhile; it was left as it is.")
+
+    # --- events -----------------------------------------------------------------------------------------------------
+    def _tell_item(self, item: Item, status: str, bytes_from: dict[MemberId, int], reason: str = "") -> None:
+        if not reason and status == "differs":
+            reason = "Another file has that name here; it was left as it is. See --update, or use -o DIR."
+        self._tell(status, item.place, item.path, item.entry.size, item.cid, reason, {str(member): size for member, size in bytes_from.items()})
+
+    def _tell(
+        self, status: str, place: str, path: str, size: int, cid: str | None, reason: str = "", bytes_from: dict[str, int] | None = None
+    ) -> None:
+        self.counts[status] += 1
+        self.counts["bytes"] += size if status == "done" else 0
+        event = {"event": "file", "place": place, "path": self.target.full_path(path), "size": size, "cid": cid, "status": status}
+        self.events.put_nowait({**event, "bytes_from": bytes_from or {}, "reason": reason})
+
+    def _named(self, by_member: dict[MemberId, int]) -> dict[str, int]:
+        names = self.search.names()
+        return {names.get(member, member): size for member, size in by_member.items()}
+
+    def progress(self) -> Event:
+        now = time.monotonic()
+        self._speed = [*self._speed[-24:], (now, self.received_bytes)]
+        since, before = self._speed[0]
+        rate = (self.received_bytes - before) / (now - since) if now > since else 0.0
+        active = [self.swarm.active[cid].bytes_from for cid in list(self.swarm.active)]
+        sources = dict(self.bytes_from)
+        for by_member in active:
+            for member, size in by_member.items():
+                sources[member] = sources.get(member, 0) + size
+        left = max(0, self.total_bytes - self.done_bytes)
+        return {
+            "event": "progress",
+            "bytes": min(self.done_bytes, self.total_bytes),
+            "total": self.total_bytes,
+            "files": self.counts["done"],
+            "files_total": self.total_files,
+            "rate": round(rate),
+            "eta_s": round(left / rate, 1) if rate > 0 else None,
+            "sources": self._named(sources),
+        }
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether running it again may bring more."""
+        return bool(self.counts["offline"] or self.counts["failed"])
+
+    def summary(self) -> Event:
+        files = sum(self.counts[status] for status in ("done", "exists", "differs", "offline", "failed"))
+        return {
+            "event": "summary",
+            "files": files,
+            "bytes": self.counts["bytes"],
+            "seconds": round(time.monotonic() - self.began_s, 3),
+            **{status: self.counts[status] for status in ("done", "exists", "differs", "offline", "failed")},
+            "received": self.received_bytes,
+            "bytes_from": self._named(self.bytes_from),
+        }
+
+
+def size_text(size_bytes: float) -> str:
+    """A size in the units that disks are sold in."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size_bytes < 1000 or unit == "TB":
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return ""
