@@ -22,6 +22,7 @@ from tinyp2p.disk.notes import Notes
 from tinyp2p.disk.watch import WatchFailed
 from tinyp2p.errors import DiskFull
 from tinyp2p.model import ShareKey
+from tinyp2p.node import own_share
 from tinyp2p.node import shares as shares_module
 from tinyp2p.node.shares import Shares
 
@@ -290,8 +291,8 @@ def test_where_watching_fails_the_folder_is_polled(tmp_path: Path, monkeypatch: 
         raise WatchFailed("no more watches")
         yield set()
 
-    monkeypatch.setattr(shares_module, "watch", failing)
-    monkeypatch.setattr(shares_module, "POLL_SCAN_S", 0.05)
+    monkeypatch.setattr(own_share, "watch", failing)
+    monkeypatch.setattr(own_share, "POLL_SCAN_S", 0.05)
 
     async def scenario() -> None:
         write(tmp_path / "Docs/a.txt", 1)
@@ -307,7 +308,7 @@ def test_where_watching_fails_the_folder_is_polled(tmp_path: Path, monkeypatch: 
 
 def test_too_many_folders_to_watch_are_polled_until_they_are_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shares_module, "watch_limit", lambda: 5)
-    monkeypatch.setattr(shares_module, "POLL_SCAN_S", 0.05)
+    monkeypatch.setattr(own_share, "POLL_SCAN_S", 0.05)
 
     async def scenario() -> None:
         for name in "abc":
@@ -332,15 +333,15 @@ def test_too_many_folders_to_watch_are_polled_until_they_are_fewer(tmp_path: Pat
 
 def test_a_root_that_cannot_be_read_is_no_news_about_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     locked = False
-    scan = shares_module.scan_folder
+    scan = own_share.scan_folder
 
     def scan_folder(root: str, folder: str, ignore: Any) -> Any:
         if locked:
             raise PermissionError(errno.EACCES, "Permission denied", folder)
         return scan(root, folder, ignore)
 
-    monkeypatch.setattr(shares_module, "WALK_AGAIN_S", 0.1)
-    monkeypatch.setattr(shares_module, "scan_folder", scan_folder)
+    monkeypatch.setattr(own_share, "WALK_AGAIN_S", 0.1)
+    monkeypatch.setattr(own_share, "scan_folder", scan_folder)
     monkeypatch.setattr("tinyp2p.disk.scan.scan_folder", scan_folder)
 
     async def scenario() -> None:
@@ -427,7 +428,7 @@ def test_a_version_whose_record_was_lost_is_signed_again(tmp_path: Path) -> None
 
 
 def test_a_full_disk_delays_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shares_module, "POLL_SCAN_S", 0.05)
+    monkeypatch.setattr(own_share, "POLL_SCAN_S", 0.05)
 
     async def scenario() -> None:
         (tmp_path / "Docs").mkdir()

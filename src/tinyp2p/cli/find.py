@@ -19,7 +19,7 @@ from .show import Event, count, entry_row, event_line, files_and_size, rest_of_s
     "tinyp2p find '*.jpg' '*.png'       either kind, in any folder",
     "tinyp2p find 'Photos/2023/**'      a whole folder of the share Photos",
     "tinyp2p find -e 'IMG_[0-9]{4}'     a regular expression",
-    "tinyp2p find --member anna         everything that anna shares",
+    "tinyp2p find --member laptop       everything that laptop shares",
 )
 @click.argument("patterns", metavar="[PATTERN]...", nargs=-1)
 @option("-e", "--regex", metavar="REGEX", help="Match SHARE/PATH with a regular expression.")
@@ -41,7 +41,7 @@ def find(settings: Settings, patterns: tuple[str, ...], regex: str | None, membe
     return 0
 
 
-@command("ls", "tinyp2p ls                       all shares of the group", "tinyp2p ls anna:Photos/2023      one folder of a share")
+@command("ls", "tinyp2p ls                       all shares of the group", "tinyp2p ls laptop:Photos/2023    one folder of a share")
 @click.argument("place", metavar="[PLACE]", required=False)
 def ls(settings: Settings, place: str | None) -> int:
     """List the group's shares, or one folder of a share.

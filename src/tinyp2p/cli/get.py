@@ -42,7 +42,7 @@ class Outcome:
     "get",
     "tinyp2p get beach                        every file with beach in its name",
     "tinyp2p get '*.jpg' -o ~/Pictures        a pattern, into another folder",
-    "tinyp2p get anna:Photos/2023             one folder, as find and ls show it",
+    "tinyp2p get laptop:Photos/2023           one folder, as find and ls show it",
     "tinyp2p get --dry-run Photos             only tell how much that is",
     "tinyp2p get film.mp4 --limit-rate 2M     leave some of the line to others",
     "tinyp2p get --resume                     go on with what was broken off",

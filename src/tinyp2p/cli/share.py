@@ -35,7 +35,7 @@ class Beginning:
     "share",
     "tinyp2p share ~/Photos                         share a folder, for as long as this runs",
     "tinyp2p share                                  the same folders as last time",
-    "tinyp2p share ~/Tax --with anna,bob            only for two members",
+    "tinyp2p share ~/Tax --with laptop,tablet       only for two members",
     "tinyp2p share ~/Pictures/2023 --as Holidays    under another name",
     "tinyp2p share --new ~/Photos                   start a new group without a question",
     "tinyp2p share ~/Photos --group family --password-file F",

@@ -109,7 +109,7 @@ def sources(bytes_from: dict[str, int]) -> str:
 
 
 def audience(with_whom: object) -> str:
-    """Of a share: "with the whole group", or "with anna, bob only"."""
+    """Of a share: "with the whole group", or "with laptop, tablet only"."""
     if isinstance(with_whom, list) and with_whom:
         return f"with {names(map(str, with_whom))} only"
     return "with some only" if with_whom == "some" else "with the whole group"

@@ -25,6 +25,7 @@ from ..limits import (
     MAX_HEADER_BYTES,
     MAX_JSON_BYTES,
     REQUEST_TIMEOUT_S,
+    SLOWEST_LINE,
     STALL_TIMEOUT_S,
 )
 from ..model import MemberId, Peer
@@ -158,26 +159,18 @@ class Connection(asyncio.BufferedProtocol):
             self._watch = asyncio.get_running_loop().call_later(STALL_TIMEOUT_S, self._check_progress)
         return pending.future
 
-    async def ask(
-        self,
-        method: str,
-        target: str,
-        body: bytes = b"",
-        limit: int = MAX_JSON_BYTES,
-        timeout_s: float = REQUEST_TIMEOUT_S,
-        headers: Mapping[str, str] | None = None,
-    ) -> bytes:
-        """The body of a 2xx answer; raises AnswerError, ConnectionLost or Malformed."""
+    async def ask(self, method: str, target: str, body: bytes = b"", limit: int = MAX_JSON_BYTES, timeout_s: float | None = None) -> bytes:
+        """The body of a 2xx answer, at least at SLOWEST_LINE; raises AnswerError, ConnectionLost or Malformed."""
         try:
-            async with asyncio.timeout(timeout_s):
-                answer = await self.send(method, target, body, headers, limit=limit)
+            async with asyncio.timeout(timeout_s or REQUEST_TIMEOUT_S + limit / SLOWEST_LINE):
+                answer = await self.send(method, target, body, limit=limit)
         except TimeoutError as error:
             self.close(ConnectionLost("A member did not answer in time."))
             raise ConnectionLost("A member did not answer in time.") from error
         return check(answer)
 
     async def call(
-        self, method: str, target: str, kind: type[T], message: object = None, limit: int = MAX_JSON_BYTES, timeout_s: float = REQUEST_TIMEOUT_S
+        self, method: str, target: str, kind: type[T], message: object = None, limit: int = MAX_JSON_BYTES, timeout_s: float | None = None
     ) -> T:
         """A JSON answer, decoded and checked."""
         body = b"" if message is None else wire.encode(message)

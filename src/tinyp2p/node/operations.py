@@ -19,7 +19,7 @@ from .search import Wish, time_text
 
 if TYPE_CHECKING:
     from .node import Node
-    from .shares import OwnShare
+    from .own_share import OwnShare
 
 Event = dict[str, Any]
 SCAN_WAIT_S = 10.0

@@ -19,7 +19,7 @@ from ..errors import HomeBusy, NothingMatched, TinyP2PError, UsageError
 from ..limits import MIB
 from .node import SETTLE_S, Node
 from .operations import Event
-from .shares import OwnShare
+from .own_share import OwnShare
 
 
 def run_member(home: GroupHome, options: dict[str, Any]) -> Generator[Event]:
