@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tinyp2p.core.chunks import Bitmap, Manifest, chunk_hash
-from tinyp2p.disk import part_files, parts
+from tinyp2p.disk import parts
 from tinyp2p.disk.part_files import PartBusy, PartFile, list_parts
 from tinyp2p.disk.parts import Part
 from tinyp2p.disk.target import PARTS_FOLDER, Target

@@ -23,7 +23,7 @@ def hashed(home: Home, *arguments: str, sources: int = 1) -> str:
 
 def test_from_two_empty_homes_to_the_first_file(peers: Peers, tmp_path: Path) -> None:
     write(tmp_path / "Photos/beach.jpg", 300_000)
-    anna, ben = peers.group("anna", tmp_path / "Photos", "ben")
+    _anna, ben = peers.group("anna", tmp_path / "Photos", "ben")
     result = ben.run("get", "beach", "-o", tmp_path / "out")
     assert result.code == 0, result.err
     assert tree(tmp_path / "out") == tree(tmp_path / "Photos")

@@ -132,7 +132,9 @@ def test_several_groups_in_one_home(peers: Peers, tmp_path: Path) -> None:
     anna = peers.home("anna")
     for name in ("Photos", "Music"):
         write(tmp_path / name / f"{name}.txt", 100)
-        anna.share("--new", tmp_path / name).stop()
+        running = anna.share("--new", tmp_path / name)
+        running.event("shared")
+        running.stop()
     for command in (["find", "txt"], ["members"], ["status"], ["invite"], ["share"], ["get", "x"]):
         refused = anna.run(*command)
         assert refused.code == 2 and message(refused) == "Several groups here: Music, Photos." and "--group" in refused.one("error")["hint"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+
 from tinyp2p.core.group import Group
 from tinyp2p.core.identity import SigningKey, der_of
 from tinyp2p.core.members import sign_member, sign_share

@@ -12,22 +12,17 @@ from ..errors import LocalError, Refused
 def check_folder(folder: str, home_path: str, force: bool) -> str:
     """The absolute path of a folder that may be shared; raises LocalError or Refused with the reason."""
     path = os.path.realpath(folder)
+    home = os.path.realpath(home_path)
+    if _contains(home, path):
+        raise Refused(f"{folder} holds tinyp2p's keys; it is never shared.")
     if not os.path.exists(path):
         raise LocalError(f"There is no folder {folder}.", "Check its name.")
     if not os.path.isdir(path):
         raise LocalError(f"{folder} is a file; only folders are shared.", "Put it in a folder of its own.")
-    home = os.path.realpath(home_path)
-    if _contains(home, path):
-        raise Refused(f"{folder} holds tinyp2p's keys; it is never shared.")
     if not force:
         if path == os.path.dirname(path):
             raise Refused(f"{folder} is the whole computer.", "Share a folder within it, or insist with --force.")
-        if (
-            path == os.path.realpath(os.path.expanduser("~"))
-            or os.path.dirname(path) == "/home"
-            or os.path.dirname(path) == "/Users"
-            or path == "/root"
-        ):
+        if path in (os.path.realpath(os.path.expanduser("~")), "/root") or os.path.dirname(path) in ("/home", "/Users"):
             raise Refused(f"{folder} is a whole home folder, with all that is private in it.", "Share a folder within it, or insist with --force.")
         if os.path.ismount(path) and os.path.dirname(path) in ("/", "/media", "/mnt", "/Volumes"):
             raise Refused(f"{folder} is a whole drive.", "Share a folder on it, or insist with --force.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 Event = dict[str, Any]
 SCAN_WAIT_S = 10.0
+FOUND_AT_ONCE = 500
 
 
 class Operations:
@@ -183,14 +185,14 @@ class Operations:
     async def find(self, request: dict[str, Any]) -> AsyncIterator[Event]:
         """All entries that match, from the local index."""
         wish = Wish(request.get("patterns") or [], request.get("regex"), request.get("member"), request.get("cid"))
-        limit = request.get("limit")
-        search, names = self.node.search, self.node.search.names()
-        found = await asyncio.to_thread(lambda: list(search.select(wish)))
-        for number, (key, entry) in enumerate(found):
-            if limit is not None and number >= limit:
-                break
-            yield search.event(key, entry, names)
-        yield search.summary(len(found), wish)
+        search, names, limit = self.node.search, self.node.search.names(), request.get("limit")
+        found, matches = search.select(wish), 0
+        while batch := await asyncio.to_thread(lambda: list(islice(found, FOUND_AT_ONCE))):
+            for key, entry in batch:
+                if limit is None or matches < limit:
+                    yield search.event(key, entry, names)
+                matches += 1
+        yield search.summary(matches, wish)
 
     async def ls(self, request: dict[str, Any]) -> AsyncIterator[Event]:
         """All shares, or what lies in one folder."""
