@@ -24,7 +24,7 @@ def test_get(member, tinyp2p, tmp_path, monkeypatch):
     fake = member({"get": [PLAN, MOVING, FILE, SUMMARY]})
     ran = tinyp2p("get", "x", "y", "--limit-rate", "2M", "--wait", "10m")
     assert ran.code == 0
-    assert ran.out == "3 files, 1.1 GB in 4.2 s (262 MB/s) from desktop 700 MB, laptop 400 MB.\n"
+    assert ran.out == "3 files, 1.1 GB in 4.2 s (262 MB/s) from desktop 700 MB, laptop 400 MB.\n  /d/x\n"
     assert ran.err == "3 files, 1.1 GB to fetch into /d; 2 files already here\n"
     expected = {
         "patterns": ["x", "y"],
@@ -52,7 +52,7 @@ def test_get_as_json(member, tinyp2p, tmp_path):
         ({"done": 0, "exists": 1}, 0, "Here already."),
         ({"done": 2, "exists": 1}, 0, "1 file was here already."),
         ({"done": 2, "offline": 1}, 5, "--wait 10m"),
-        ({"done": 2, "failed": 1}, 5, "1 of 3 files are not here."),
+        ({"done": 2, "failed": 1}, 5, "1 of 3 files is not here."),
         ({"done": 2, "differs": 1}, 5, "-o DIR"),
         ({"done": 0, "files": 0, "bytes": 0}, 3, "Nothing matches."),
     ],

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyp2p.core import catalog as under_test
+from tinyp2p.core import wire
 from tinyp2p.core.catalog import (
     EMPTY_ROOT,
     Catalog,
@@ -115,7 +116,7 @@ def small() -> Iterator[None]:
     """Limits so small that every branch is met with a handful of paths."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SMALL.items():
-            patch.setattr(under_test, name, value)
+            patch.setattr(wire if name == "ENTRIES_PER_BUCKET" else under_test, name, value)
         yield
 
 

@@ -76,7 +76,7 @@ def test_no_session_tickets(anna: Home) -> None:
 
 def test_an_invite_may_only_join(anna: Home, tmp_path: Path) -> None:
     invite = raw.card_of_invite(anna.invite(), tmp_path)
-    every = ["hello", "gossip", "join/", "join/x", "../v1/hello", "blob/x", "catalog/a/b/changes?after=0", "place/A/blob"]
+    every = ["hello", "gossip", "join/", "join/x", "../v1/hello", "blob/x", "catalog/a/b/changes?after=1", "place/A/blob"]
     for target in ["/", "//v1/join", *(f"/v1/{each}" for each in every)]:
         for method in ("GET", "POST", "HEAD"):
             assert raw.request(door(anna), invite, method, target)[0] == 403, (method, target)
@@ -273,7 +273,7 @@ def asks_for(owner: str, share: str, entry: dict[str, object]) -> list[tuple[str
     mtime_ns = entry["mtime_ns"]
     file = f"path={quote(str(entry['path']))}&size={entry['size']}&mtime_ns={mtime_ns}"
     return [
-        ("GET", f"{catalog}/changes?after=0", None),
+        ("GET", f"{catalog}/changes?after=1", None),
         ("GET", f"{catalog}/buckets", None),
         ("GET", f"{catalog}/bucket/0?bits=0", None),
         ("GET", f"/v1/manifest/{entry['cid']}", None),

@@ -23,6 +23,7 @@ PROBLEMS = {
     "failed": "could not be fetched",
 }
 PROBLEMS_SHOWN = 20
+PLACED_SHOWN = 3
 
 
 @dataclass(slots=True)
@@ -32,6 +33,7 @@ class Outcome:
     plan: Event = field(default_factory=Event)
     summary: Event = field(default_factory=Event)
     problems: list[Event] = field(default_factory=list)
+    placed: list[str] = field(default_factory=list)
 
     @property
     def must_ask(self) -> bool:
@@ -130,6 +132,8 @@ def _once(settings: Settings, group: GroupHome, request: Event, before: Outcome)
                 case "file":
                     if event["status"] in PROBLEMS:
                         outcome.problems.append(event)
+                    elif event["status"] == "done":
+                        outcome.placed.append(event["path"])
                     if request["dry_run"] and not settings.json:
                         result(f"{size(event['size']):>9}  {printable(event['place'])}")
                 case "summary":
@@ -139,7 +143,8 @@ def _once(settings: Settings, group: GroupHome, request: Event, before: Outcome)
 
 def _show_plan(plan: Event, dry_run: bool) -> None:
     here = f"; {count(plan['existing'], 'file')} already here" if plan.get("existing") else ""
-    text = f"{files_and_size(plan['files'], plan['bytes'])} to fetch into {printable(plan['directory'])}{here}"
+    held = f", of which {size(plan['held'])} came before" if plan.get("held") else ""
+    text = f"{files_and_size(plan['files'], plan['bytes'])}{held} to fetch into {printable(plan['directory'])}{here}"
     (result if dry_run else say)(text)
 
 
@@ -153,10 +158,13 @@ def _finish(settings: Settings, outcome: Outcome) -> int:
         raise NothingMatched("Nothing matches.", "See what there is with: tinyp2p find PATTERN")
     if not settings.json:
         result(_summary_line(summary))
+        for path in outcome.placed if len(outcome.placed) <= PLACED_SHOWN else ():
+            near = os.path.relpath(path)
+            result(f"  {printable(path if near.startswith('..') else near)}")
         _tell_problems(outcome.problems)
     if missing:
         total = summary.get("files") or summary.get("done", 0) + summary.get("exists", 0) + missing
-        raise Failed(f"{missing:,} of {count(total, 'file')} are not here.", _what_next(summary), "not_all_here", 5)
+        raise Failed(f"{missing:,} of {count(total, 'file')} {'is' if missing == 1 else 'are'} not here.", _what_next(summary), "not_all_here", 5)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import click
 
 from ..core.names import printable
 from ..disk.home import GroupHome
-from ..errors import HomeBusy, UsageError
+from ..errors import HomeBusy, LocalError, UsageError
 from ..node.folders import check_folder
 from .ask import ask, read_password
 from .link import Waiting, events, events_of_member, running
@@ -158,16 +159,21 @@ def _run(settings: Settings, group: GroupHome, options: Event) -> int:
     """Run the member until Ctrl-C, SIGTERM or its own end."""
     from ..node.run import run_member
 
-    left = False
+    left = ready = False
     stream = run_member(group, options)
     try:
         with closing(stream):
             for event in stream:
                 left = left or event["event"] == "left"
+                ready = ready or event["event"] == "ready"
                 _show(settings, event)
     except KeyboardInterrupt:
         if not left:
             _show(settings, {"event": "left"})
+    except LocalError:
+        if options["new"] and not ready:
+            shutil.rmtree(group.path)  # a group that never began must not stand in the way of the next try
+        raise
     return 0
 
 
@@ -186,6 +192,8 @@ def _show(settings: Settings, event: Event) -> None:
             say(printable(event["message"]))
             if event.get("hint"):
                 say(f"  {printable(event['hint'])}")
+        case "unshared":
+            say(f"No longer sharing {printable(event['share'])}.")
         case "left":
             say("Stopped sharing.")
 

@@ -34,7 +34,7 @@ def _status_lines(event: Event) -> Iterator[str]:
         if event.get("running")
         else "No member is running here, so nobody can fetch from it. Start it with: tinyp2p share"
     )
-    yield f"{event.get('online', 0):,} of {count(event.get('members', 0), 'member')} online."
+    yield f"{event.get('online', 0):,} of {count(event.get('members', 1) - 1, 'other member')} online."
     for share in event.get("shares", ()):
         yield from _share_lines(share)
     for peer in event.get("peers", ()):

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from blake3 import blake3
 
 from ..errors import Malformed, WrongBytes
-from ..limits import CHANGES_ALWAYS, ENTRIES_PER_BUCKET, HASH_SIZE, MAX_BUCKET_BITS, REMOVED_KEPT, SLOT_BITS, VERSION_BLOCK
+from ..limits import CHANGES_ALWAYS, HASH_SIZE, REMOVED_KEPT, SLOT_BITS, VERSION_BLOCK
 from ..model import Entry
-from .wire import encode_bucket
+from .wire import bits_for, encode_bucket
 
 ROOT_CONTEXT = "tinyp2p 1 catalog"
 EMPTY_HASH = blake3(encode_bucket([])).digest()
@@ -31,10 +31,6 @@ def slots_of(bucket: int, bits: int) -> tuple[int, int]:
     """The half-open range of slots that a bucket covers."""
     width = SLOT_BITS - bits
     return bucket << width, (bucket + 1) << width
-
-
-def bits_for(entries: int) -> int:
-    return min((entries // ENTRIES_PER_BUCKET).bit_length(), MAX_BUCKET_BITS)
 
 
 def bucket_hash(raw: bytes | bytearray) -> bytes:

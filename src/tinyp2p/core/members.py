@@ -12,7 +12,7 @@ from ..errors import Malformed
 from ..limits import MAX_JSON_BYTES, MAX_MEMBERS, MAX_RECORDS, MAX_SHARES_PER_MEMBER, MIB
 from ..model import MEMBER_ROLES, GroupId, MemberId, Peer, ShareKey
 from .group import check_certificate
-from .identity import SigningKey, is_signed, public_bytes
+from .identity import SigningKey, is_signed, public_bytes, read_certificate
 from .wire import (
     MEMBER_DOMAIN,
     SHARE_DOMAIN,
@@ -24,6 +24,7 @@ from .wire import (
     decode_member_record,
     decode_share_record,
     encode,
+    read_share_record,
 )
 
 MAX_RECORDS_BYTES = MAX_JSON_BYTES - MIB  # the rest is for what a message wants
@@ -85,11 +86,12 @@ def _gossip(records: list[SignedRecord], share_records: list[SignedRecord]) -> G
 class Members:
     """All records that one member holds."""
 
-    def __init__(self, group_public: bytes, group_id: GroupId, me: MemberId, boot: str) -> None:
+    def __init__(self, group_public: bytes, group_id: GroupId, me: MemberId, boot: str, started_s: int = 0) -> None:
         self.group_public = group_public
         self.group_id = group_id
         self.me = me
         self.boot = boot
+        self.started_s = started_s
         self.members: dict[MemberId, KnownMember] = {}
         self.shares: dict[ShareKey, KnownShare] = {}
         self.highest_seen: dict[str, int] = {}
@@ -122,16 +124,16 @@ class Members:
         record = decode_member_record(signed)
         if record.group != self.group_id:
             raise Malformed("A record of another group.")
+        claimed = read_certificate(record.certificate)[1].member
+        if claimed != self.me and claimed in self.members and self.members[claimed].record.version >= record.version:
+            return None  # old news, true or not: not worth the checking of signatures
         peer = check_certificate(self.group_public, record.certificate)
         if peer.role not in MEMBER_ROLES or not is_signed(public_bytes(peer.member), signed.signature, MEMBER_DOMAIN + signed.body):
             raise Malformed("A member record is not signed by its member.")
         if peer.member == self.me:
             self._heard_of_me(record)
             return None
-        known = self.members.get(peer.member)
-        if known and known.record.version >= record.version:
-            return None
-        if not known and len(self.members) >= MAX_MEMBERS:
+        if peer.member not in self.members and len(self.members) >= MAX_MEMBERS:
             raise Malformed("Too many members.")
         self.members[peer.member] = KnownMember(record, signed, peer)
         return peer.member
@@ -139,24 +141,27 @@ class Members:
     def _heard_of_me(self, record: MemberRecord) -> None:
         if record.boot == self.boot:
             return  # my own words come back
+        self._saw(self.me, record.version)
+        if record.time < self.started_s:
+            return  # my own past, whatever its version
         mine = self.members.get(self.me)
         version = mine.record.version if mine else 0
         if record.version >= version:
             # Once may be my own past from before a restored backup; again, after I signed above it, is another device at work.
             self.doubled |= version > self.foreign_boots.setdefault(record.boot, version)
-        self._saw(self.me, record.version)
 
     def _learn_share(self, signed: SignedRecord) -> ShareKey | None:
-        record = decode_share_record(signed)
+        record = read_share_record(signed)
         key = ShareKey(MemberId(record.member), record.share)
+        if key.member != self.me and key in self.shares and self.shares[key].record.version >= record.version:
+            return None  # old news, true or not
+        decode_share_record(signed)
         if record.group != self.group_id or record.member not in self.members or not record.is_for(self.me):
             raise Malformed("A share record of a stranger, or not for us.")
         known = self.shares.get(key)
         if key.member == self.me:
             if known is None or known.record != record:
                 self._saw(str(key), record.version)
-            return None
-        if known and known.record.version >= record.version:
             return None
         if not known and sum(other.member == key.member for other in self.shares) >= MAX_SHARES_PER_MEMBER:
             raise Malformed("Too many shares.")

@@ -13,6 +13,7 @@ import msgspec
 
 from ..errors import Malformed
 from ..limits import (
+    ENTRIES_PER_BUCKET,
     HASH_SIZE,
     MAX_ADDRESSES,
     MAX_AUDIENCE,
@@ -234,11 +235,24 @@ def decode_member_record(signed: SignedRecord) -> MemberRecord:
     return record
 
 
-def decode_share_record(signed: SignedRecord) -> ShareRecord:
-    """A share record that its member signed."""
+def bits_for(entries: int) -> int:
+    """The k of a catalog's 2^k buckets."""
+    return min((entries // ENTRIES_PER_BUCKET).bit_length(), MAX_BUCKET_BITS)
+
+
+def read_share_record(signed: SignedRecord) -> ShareRecord:
+    """What a share record says, its signature unchecked."""
     record = decode(signed.body, ShareRecord, MAX_RECORD_BYTES)
     if safe_name(record.share, "") != record.share:
         raise Malformed("A share has a name that cannot be shown.")
+    if record.bits != bits_for(record.entries):
+        raise Malformed("A catalog has another number of buckets than its entries need.")
+    return record
+
+
+def decode_share_record(signed: SignedRecord) -> ShareRecord:
+    """A share record that its member signed."""
+    record = read_share_record(signed)
     if not is_signed(public_bytes(record.member), signed.signature, SHARE_DOMAIN + signed.body):
         raise Malformed("A share record is not signed by its member.")
     return record

@@ -117,6 +117,11 @@ class Catalogs:
                 return
             low = rows[-1][0]
 
+    def listing(self, cid: Cid) -> list[ShareKey]:
+        """The shares, of anyone, that list this content."""
+        sql = "SELECT DISTINCT c.member, c.share FROM catalog c WHERE EXISTS (SELECT 1 FROM entry e WHERE e.cid = ? AND e.catalog = c.id)"
+        return [ShareKey(member, share) for member, share in self.index.read().execute(sql, (cid,))]
+
     def holding(self, cid: Cid) -> list[tuple[ShareKey, Entry]]:
         """All entries, of anyone, that name this content."""
         rows = self.index.read().execute(f"SELECT c.member, c.share, {_E} FROM entry e JOIN catalog c ON c.id = e.catalog WHERE e.cid = ?", (cid,))

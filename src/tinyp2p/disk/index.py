@@ -34,7 +34,7 @@ CREATE TABLE entry (
   UNIQUE (catalog, path));
 CREATE INDEX entry_slot ON entry (catalog, slot);
 CREATE INDEX entry_version ON entry (catalog, version);
-CREATE INDEX entry_cid ON entry (cid) WHERE cid IS NOT NULL;
+CREATE INDEX entry_cid ON entry (cid, catalog) WHERE cid IS NOT NULL;
 CREATE TABLE removed (catalog INTEGER NOT NULL, path TEXT NOT NULL, version INTEGER NOT NULL, PRIMARY KEY (catalog, path)) WITHOUT ROWID;
 CREATE TABLE local (
   id INTEGER PRIMARY KEY, catalog INTEGER NOT NULL, path TEXT NOT NULL, parent INTEGER NOT NULL, slot INTEGER NOT NULL, type TEXT NOT NULL,

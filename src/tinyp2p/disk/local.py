@@ -11,9 +11,9 @@ from sqlite3 import Connection
 
 from blake3 import blake3
 
-from ..core.catalog import bits_for, root_of, slot_of
+from ..core.catalog import root_of, slot_of
 from ..core.chunks import Manifest
-from ..core.wire import SignedRecord
+from ..core.wire import SignedRecord, bits_for
 from ..limits import MIB, VERSION_BLOCK
 from ..model import Cid, MemberId, ShareKey
 from .catalogs import Catalogs, Goal, rehash, settle
@@ -188,6 +188,12 @@ class Local:
         )
         files, size, hashed = row.fetchone()
         return files, size, hashed
+
+    def forget_removed(self, share: str) -> None:
+        """Others may see the share from now on, who need not know what lay in it before."""
+        with self.index.write() as db:
+            db.execute("DELETE FROM removed WHERE catalog IN (SELECT id FROM catalog WHERE member = ? AND share = ?)", (self.me, share))
+            db.execute("UPDATE catalog SET oldest = version WHERE member = ? AND share = ?", (self.me, share))
 
     # --- publishing -------------------------------------------------------------------------------------------------
     def publish(self, share: str, first_version: int, with_cids: bool, again: bool, sign: Callable[[Goal], SignedRecord]) -> SignedRecord | None:

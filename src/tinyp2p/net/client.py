@@ -119,6 +119,7 @@ class Connection(asyncio.BufferedProtocol):
         self._sink: Sink | None = None
         self._piece: memoryview | None = None
         self._filled = 0
+        self._paused = False
         self._error: Exception | None = None
         self._watch: asyncio.TimerHandle | None = None
 
@@ -251,6 +252,7 @@ class Connection(asyncio.BufferedProtocol):
         go_on = self._sink.piece_arrived(piece)
         self._next_piece()
         if not go_on and self._transport is not None and not self._transport.is_closing():
+            self._paused = True
             self._transport.pause_reading()
 
     def _answered(self) -> None:
@@ -263,6 +265,7 @@ class Connection(asyncio.BufferedProtocol):
         """Read on after a sink asked to stop."""
         if self._transport is not None and not self._transport.is_closing():
             self._moved()
+            self._paused = False
             self._transport.resume_reading()
 
     # --- ending -----------------------------------------------------------------------------------------------------
@@ -274,10 +277,10 @@ class Connection(asyncio.BufferedProtocol):
         if not self._pending:
             return
         idle_s = asyncio.get_running_loop().time() - self.last_progress_s
-        if idle_s >= STALL_TIMEOUT_S:
+        if idle_s >= STALL_TIMEOUT_S and not self._paused:
             self.close(ConnectionLost("A member has stopped sending."))
         else:
-            self._watch = asyncio.get_running_loop().call_later(STALL_TIMEOUT_S - idle_s, self._check_progress)
+            self._watch = asyncio.get_running_loop().call_later(max(1.0, STALL_TIMEOUT_S - idle_s), self._check_progress)
 
     def close(self, error: Exception | None = None) -> None:
         """End the connection; requests on their way fail with `error`."""
@@ -329,9 +332,8 @@ async def connect(host: str, port: int, context: ssl.SSLContext, server_name: st
             )
     except ssl.SSLError as error:
         refused = "UNRECOGNIZED_NAME" in (error.reason or "") or "UNRECOGNIZED_NAME" in str(error).upper().replace(" ", "_")
-        raise Unreachable(
-            f"{where} answers, but is not of this group ({(error.reason or str(error)).lower().replace('_', ' ')}).", refused_name=refused
-        ) from error
+        why = "" if refused else f" ({(error.reason or str(error)).lower().replace('_', ' ')})"
+        raise Unreachable(f"{where} answers, but is not of this group{why}.", refused_name=refused) from error
     except (TimeoutError, OSError, UnicodeError) as error:  # the last is for a host name that cannot be
         cause = "nobody listens there" if isinstance(error, ConnectionRefusedError) else "no answer"
         raise Unreachable(f"{where} does not answer ({cause}).", "Is it running, and does its firewall let it through?") from error

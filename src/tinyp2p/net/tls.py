@@ -40,7 +40,7 @@ class ToldWhy(ssl.SSLObject):
     """The server's side of a connection that lets the other end know why a handshake failed.
 
     asyncio and uvloop drop the alert of a failed handshake. Here the failure is reported as a wait for more bytes, which makes them send it; it is
-    raised when something comes after that. The other end closes on an alert, and the time limit of handshakes ends the connection of one that does not.
+    raised when something comes after that. The other end closes on an alert; the time limit of handshakes ends the connection of one that does not.
     """
 
     _failure: ssl.SSLError | None = None

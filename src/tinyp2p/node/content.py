@@ -128,6 +128,7 @@ class Content:
         self.uploaded: dict[MemberId, int] = defaultdict(int)
         self.served: dict[tuple[str, MemberId, str], int] = defaultdict(int)
         self._fetching: dict[Cid, dict[MemberId, float]] = {}
+        self._prune_s = 0.0
         self._growths: dict[tuple[str, str, int, int], _Growth] = {}
         # Threads of its own: large files that are asked for must not keep everything else from a thread.
         self._hashing = ThreadPoolExecutor(HASH_AT_ONCE, "hash-on-demand")
@@ -153,7 +154,7 @@ class Content:
     def partial_for(self, member: MemberId, cid: Cid) -> Partial | None:
         """What I am fetching, for those who may see it where others than themselves list it."""
         partial = self.partial_of(cid)
-        if partial is None or not any(key.member != member and self.may_see(member, key) for key, _ in self.catalogs.holding(cid)):
+        if partial is None or not any(key.member != member and self.may_see(member, key) for key in self.catalogs.listing(cid)):
             return None
         return partial
 
@@ -179,8 +180,11 @@ class Content:
         now = time.monotonic()
         fetching = self._fetching.setdefault(cid, {})
         fetching[member] = now
-        if len(self._fetching) > 1000:
-            self._fetching = {cid: who for cid, who in self._fetching.items() if max(who.values()) > now - FETCHING_FOR_S}
+        if now > self._prune_s:
+            self._prune_s = now + FETCHING_FOR_S
+            old = [known for known, who in list(self._fetching.items()) if max(list(who.values())) < now - FETCHING_FOR_S]
+            for known in old:
+                self._fetching.pop(known, None)
 
     def have(self, member: MemberId, cid: Cid) -> Have:
         files = self.files_for(member, cid)

@@ -174,7 +174,9 @@ class Download:
         except* TinyP2PError as errors:
             raise errors.exceptions[0] from None
         finally:
-            self._paused.discard(connection)
+            if connection in self._paused:
+                self._paused.discard(connection)
+                connection.resume()
             self.lanes.checkin(connection)
 
     async def _slot(self, connection: Connection, source: MemberId) -> None:

@@ -66,6 +66,9 @@ def join_invite(home: Home, text: str, member_name: str | None, name: str | None
     """Be let in by an invite; raises UsageError, Unreachable or Refused with the sentence for the user."""
     invite = Invite.decode(text)
     name = name or safe_name(invite.group_name, "group")
+    for known in map(home.group, home.group_names()):
+        if known.read("group.crt") == pem_of(invite.group_certificate):
+            raise LocalError(f'You are in this group already, here called "{known.name}".', "See who is in it: tinyp2p members")
     _must_be_new(home, name)
     if invite.expires < time.time():
         raise Refused("This invite has run out.", "Ask its sender for another.")

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -18,7 +18,7 @@ from ..disk.target import Target
 from ..errors import DiskFull, LocalError, TinyP2PError
 from ..limits import CHUNK_SIZE, CONFIRM_BYTES, CONFIRM_FILES, FILES_AT_ONCE, FREE_SPACE_KEPT
 from ..model import Cid, Entry, MemberId
-from .plan import Item, Plan, look_again
+from .plan import Item, Plan, is_ours_unedited, look_again
 from .rate import Rate
 from .search import Search, Wish
 from .swarm import Offline, Swarm
@@ -26,6 +26,15 @@ from .swarm import Offline, Swarm
 log = logging.getLogger(__name__)
 PROGRESS_S = 0.2
 Event = dict[str, Any]
+
+
+class Closing(Protocol):
+    def close(self) -> None: ...
+
+
+T = TypeVar("T", bound=Closing)
+DIFFERS = "Another file has that name here; it was left as it is. Replace it with --update, or use -o DIR."
+UPDATED = "The file here has been edited, or did not come from there; it was left as it is. Move it away, or use -o DIR."
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -76,7 +85,7 @@ class GetJob:
         self.total_files = len(wanted)
         free = self.target.free_bytes()
         kept = min(FREE_SPACE_KEPT, self.target.total_bytes() // 20)
-        if self.total_bytes > max(0, free - kept) and self.total_bytes and not self._is_resuming(wanted, free - kept):
+        if self.total_bytes > max(0, free - kept) and self.total_bytes - self._held(wanted) > max(0, free - kept):
             raise DiskFull(
                 f"Needs {size_text(self.total_bytes)}, {size_text(free)} free in {self.target.path}; nothing fetched.", "Make room, or use -o DIR."
             )
@@ -86,15 +95,16 @@ class GetJob:
             "files": self.total_files,
             "bytes": self.total_bytes,
             "existing": sum(item.exists for item in plan.items),
+            "held": self._held(wanted),
             "directory": self.target.path,
             "needs_confirmation": large,
             "reason": f"{self.total_files:,} files, {size_text(self.total_bytes)}" if large else "",
         }
 
-    def _is_resuming(self, wanted: list[Item], room: int) -> bool:
-        """Whether what still has to come fits, counting what has come before."""
+    def _held(self, wanted: list[Item]) -> int:
+        """Bytes of what is wanted that came in earlier tries."""
         stored = {part.key: part.stored_bytes for part in list_parts(self.target)}
-        return sum(item.entry.size - stored.get(item.cid or "", 0) for item in wanted) <= room
+        return sum(min(item.entry.size, stored.get(item.cid or "", 0)) for item in wanted)
 
     # --- at work ----------------------------------------------------------------------------------------------------
     async def run(self, plan: Plan) -> AsyncIterator[Event]:
@@ -176,7 +186,7 @@ class GetJob:
 
     async def _fetch(self, item: Item, cid: Cid) -> dict[MemberId, int]:
         """Fetch and place one file."""
-        part = await asyncio.to_thread(Part.open, self.target, cid, item.entry.size)
+        part = await opened(Part.open, self.target, cid, item.entry.size)
         self.done_bytes += min(part.have.count * CHUNK_SIZE, item.entry.size)
         try:
             bytes_from = await self.swarm.fetch(cid, item.entry.size, part, item.holders, self.rate, self._arrived, self.request.wait_s)
@@ -194,7 +204,8 @@ class GetJob:
     def _place(self, item: Item, part: Part) -> None:
         """Give the finished file its name; one that is taken meanwhile is never overwritten. Blocks."""
         assert item.cid is not None
-        replace = self.target.stat(item.path) if self.request.update else None
+        # Judged now, not when the download began: what somebody edited meanwhile is theirs.
+        replace = self.target.stat(item.path) if self.request.update and is_ours_unedited(item, self.target, self.notes) else None
         entry = item.entry
         for name in [item.path, *(name for name in item.names if name != item.path)]:
             try:
@@ -213,7 +224,7 @@ class GetJob:
     # --- events -----------------------------------------------------------------------------------------------------
     def _tell_item(self, item: Item, status: str, bytes_from: dict[MemberId, int], reason: str = "") -> None:
         if not reason and status == "differs":
-            reason = "Another file has that name here; it was left as it is. See --update, or use -o DIR."
+            reason = UPDATED if self.request.update else DIFFERS
         self._tell(status, item.place, item.path, item.entry.size, item.cid, reason, {str(member): size for member, size in bytes_from.items()})
 
     def _tell(
@@ -266,6 +277,16 @@ class GetJob:
             "received": self.received_bytes,
             "bytes_from": self._named(self.bytes_from),
         }
+
+
+async def opened(open_it: Callable[..., T], *arguments: object) -> T:
+    """Open something in a thread; where the caller is cancelled meanwhile, it is closed again."""
+    opening = asyncio.ensure_future(asyncio.to_thread(open_it, *arguments))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(lambda done: None if done.cancelled() or done.exception() else done.result().close())
+        raise
 
 
 def size_text(size_bytes: float) -> str:

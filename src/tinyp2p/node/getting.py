@@ -14,7 +14,7 @@ from ..disk.notes import Notes
 from ..disk.target import Target
 from ..errors import NothingMatched, UsageError
 from ..model import Entry, ShareKey
-from .get_job import Event, GetJob, Request
+from .get_job import Event, GetJob, Request, opened
 from .plan import make_plan
 from .search import Search
 from .swarm import Swarm
@@ -34,7 +34,9 @@ class Getting:
             if not jobs:
                 raise NothingMatched("There is no unfinished get.", "Ask for something: tinyp2p get PATTERN")
             for number, wanted in jobs:
-                again = msgspec.convert({**wanted, "confirmed": True, "resume": False}, Request)
+                now = {"confirmed": True, "resume": False, "dry_run": request.dry_run, "wait_s": request.wait_s}
+                rate = {"limit_rate": request.limit_rate} if request.limit_rate else {}
+                again = msgspec.convert({**wanted, **now, **rate}, Request)
                 async for event in self._run(again, number):
                     yield event
             return
@@ -46,7 +48,7 @@ class Getting:
     async def _run(self, request: Request, number: int | None) -> AsyncIterator[Event]:
         found = await self._select(request)
         only_planned = request.dry_run and not await asyncio.to_thread(os.path.exists, request.directory)
-        target = await asyncio.to_thread(Target.open, request.directory)
+        target = await opened(Target.open, request.directory)
         job = GetJob(self.search, self.swarm, self.notes, request, target)
         try:
             plan = await asyncio.to_thread(make_plan, found, self.search.names(), target, self.notes, request.update)

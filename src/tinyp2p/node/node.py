@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 REFRESH_GRACE_S = 0.3
 REFRESH_MEMBERS = 32
 REFRESH_S = {"get": 8.0, "find": 3.0, "ls": 3.0, "members": 3.0, "status": 2.0, "unshare": 3.0}
-SETTLE_S = {"get": 60.0, "find": 5.0, "ls": 5.0, "members": 2.0}
+SETTLE_S = {"get": 20.0, "find": 5.0, "ls": 5.0, "members": 2.0}
 SERVED_EVERY_S = 10.0
 ADDRESSES_EVERY_S = 10.0
 DOUBLED = "Another device is at work with this member's key, so both would garble each other's shares. This one stops."
@@ -88,7 +88,7 @@ class Node:
         self.notes = Notes(self.index)
         self.catalogs = Catalogs(self.index)
         self.local = Local(self.index, self.catalogs, self.me)
-        self.members = Members(self.group.public, self.group.id, self.me, secrets.token_hex(8))
+        self.members = Members(self.group.public, self.group.id, self.me, secrets.token_hex(8), int(time.time()))
         self.credentials = Credentials(self.group.certificate, self.home.file("member.crt"), self.home.file("member.key"), self.group.server_name)
         self.dialer = Dialer(self.credentials, self._addresses_of, self.revoked, time.time)
         self.gossip = GossipLoop(self.members, self.dialer, self.notes, self.settings["peers"], self._heard)
@@ -146,7 +146,10 @@ class Node:
         self.members.learn(records, ())
         if listens:
             host, port = _listen_of(self.settings.get("listen"))
-            await listen_kept(self.server, host, port if port is not None else self.settings.get("port"))
+            if port is None:
+                await listen_kept(self.server, host, self.settings.get("port"))
+            else:
+                await self.server.listen(host, port)
             self._keep_port()
             self.sign_record()
         else:

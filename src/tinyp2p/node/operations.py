@@ -128,13 +128,15 @@ class Operations:
         else:
             await node.shares.forget(found["name"])
         await node.gossip.told()
-        yield {
+        event = {
             "event": "unshared",
             "share": found["name"],
             "folder": found["folder"],
             "listed_by": [names.get(MemberId(member), member) for member, _, _ in rows],
             "fetched_by": [{"name": names.get(MemberId(member), member), "files": files, "bytes": size} for member, files, size in rows if files],
         }
+        node.notices.put_nowait(event)
+        yield event
 
     # --- people -----------------------------------------------------------------------------------------------------
     async def invite(self, request: dict[str, Any]) -> AsyncIterator[Event]:
@@ -149,7 +151,7 @@ class Operations:
             "uses": uses,
             "expires": time_text(made.expires),
             "addresses": addresses,
-            "reach": self.node.reach(addresses),
+            "reach": self.node.reach(self.node.members.members[self.node.me].record.addresses),
         }
 
     async def members(self, _request: dict[str, Any]) -> AsyncIterator[Event]:
@@ -266,17 +268,21 @@ class Operations:
             "member": node.me,
             "name": names[node.me],
             "role": node.members.members[node.me].peer.role,
-            "address": node.members.members[node.me].record.addresses,
+            "address": node.members.members[node.me].record.addresses if node.is_member else [],
             "keyholders": sum(known.peer.role == "keyholder" for known in node.members.members.values()),
             "online": sum(node.search.is_online(member) for member in others),
             "members": len(others) + 1,
             "shares": [await self._own(share) for share in node.shares.own.values()] or await self._remembered(),
-            "peers": [{"address": address, "state": state} for address, state in node.gossip.peer_states.items()],
+            "peers": [{"address": address, "state": self._peer_state(address, state)} for address, state in node.gossip.peer_states.items()],
             "transfers": [transfer for job in node.getting.running for transfer in [job.progress()]],
-            "uploads": [{"name": names.get(member, member), "bytes": size} for member, size in node.content.uploaded.items()],
+            "uploads": [{"name": names.get(member, member), "bytes": size} for member, size in node.content.uploaded.items() if size],
             "running": node.is_member,
             "warnings": node.warnings(),
         }
+
+    def _peer_state(self, address: str, state: str) -> str:
+        reached = any(self.node.search.is_online(member) for member, at in self.node.dialer.working.items() if at == address)
+        return "answers" if reached else state
 
     async def _own(self, share: OwnShare) -> Event:
         files, size, hashed = await asyncio.to_thread(self.node.local.totals, share.name)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..core.names import fold, safe_path, with_label
 from ..disk.notes import Notes, Placed
-from ..disk.target import NotAFolder, Target
+from ..disk.target import Target
 from ..errors import LocalError
 from ..model import Cid, Entry, MemberId, Place, ShareKey
 
@@ -93,7 +93,10 @@ def look_again(item: Item, target: Target, notes: Notes, update: bool) -> None:
 
 def may_place(item: Item, target: Target, notes: Notes, update: bool) -> bool:
     """Whether nothing lies under the item's name, or only what --update may replace."""
-    return target.stat(item.path) is None or (update and is_ours_unedited(item, target, notes))
+    try:
+        return target.stat(item.path) is None or (update and is_ours_unedited(item, target, notes))
+    except LocalError:
+        return False  # something that is no folder stands in its way
 
 
 def is_here(item: Item, name: str, target: Target, notes: Notes) -> bool:
@@ -117,7 +120,7 @@ def is_free(item: Item, name: str, target: Target, notes: Notes) -> bool:
     try:
         if target.stat(name) is None:
             return True
-    except NotAFolder:
+    except LocalError:
         return False
     placed = notes.placed(target.full_path(name))
     return placed is None or placed.place == item.place

@@ -114,7 +114,9 @@ class Routes:
 
     async def changes(self, request: Request) -> Response:
         state, record = self._catalog(request)
-        changed = await asyncio.to_thread(self.catalogs.changes, state, number(request, "after"))
+        after = number(request, "after")
+        # Who holds nothing yet need not be told what is gone.
+        changed = await asyncio.to_thread(self.catalogs.changes, state, after) if after > 0 else None
         if changed is None:
             raise AnswerError(410, "too_many_changes", "Compare buckets.")
         self._listed(request, state)

@@ -103,6 +103,7 @@ def _locked(home: GroupHome, events: AsyncIterator[Event]) -> Generator[Event]:
     handler = log_to(home.log_path)
     try:
         with asyncio.Runner(loop_factory=_new_loop) as runner:
+            runner.get_loop().set_exception_handler(_log_problem)
             queue: asyncio.Queue[Event | BaseException | None] = asyncio.Queue(1000)
             pump = runner.get_loop().create_task(_pump(events, queue))
             try:
@@ -116,6 +117,11 @@ def _locked(home: GroupHome, events: AsyncIterator[Event]) -> Generator[Event]:
         logging.getLogger("tinyp2p").removeHandler(handler)
         handler.close()
         os.close(lock)
+
+
+def _log_problem(_loop: asyncio.AbstractEventLoop, problem: dict[str, Any]) -> None:
+    """What goes wrong beside all requests, such as a connection that breaks in the middle of its handshake, is for the log."""
+    logging.getLogger(__name__).info("loop problem message=%s error=%r", problem.get("message"), problem.get("exception"))
 
 
 def log_to(path: str) -> logging.Handler:

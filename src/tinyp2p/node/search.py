@@ -121,6 +121,10 @@ class Search:
         states = {state.key: state for state in self.catalogs.states() if self.is_visible(state.key)}
         missing = {key.member for key in self.members.shares if self.is_visible(key) and (key not in states or not states[key].complete)}
         old = {key: state for key, state in states.items() if key.member != self.me and self._is_stale(key, state.version)}
+        stale: dict[str, float] = {}
+        for key, state in old.items():
+            name = names.get(key.member, key.member)
+            stale[name] = min(state.as_of, stale.get(name, state.as_of))
         entries = sum(state.entries for state in states.values())
         sharing = {key.member for key in self.members.shares if self.is_visible(key)}
         as_of = min((state.as_of for state in states.values() if state.as_of and state.key.member != self.me), default=0.0)
@@ -130,7 +134,7 @@ class Search:
             "entries": entries,
             "members": len(sharing),
             "incomplete": sorted(names.get(member, member) for member in missing),
-            "stale": [{"name": names.get(key.member, key.member), "as_of": time_text(state.as_of)} for key, state in old.items()],
+            "stale": [{"name": name, "as_of": time_text(at)} for name, at in sorted(stale.items())],
             "as_of": time_text(as_of) if as_of else None,
             "hint": "" if matches else self._why_nothing(wish, entries, len(sharing)),
         }
@@ -143,6 +147,12 @@ class Search:
             return "Nobody else is in this group yet. Let somebody in with: tinyp2p invite"
         if not entries:
             return "No member shares anything yet, or nobody was reachable so far. See: tinyp2p members"
+        for place in map(parse_place, wish.patterns if wish else ()):
+            if place is not None:
+                try:
+                    self.members_named(place.member)
+                except NothingMatched as error:
+                    return f"{error.message} {error.hint}"
         what = f'Nothing matches "{" ".join(wish.patterns) or wish.regex or wish.cid or wish.member}"' if wish and not wish.is_empty() else "Nothing"
         return f"{what} in {entries:,} {'entry' if entries == 1 else 'entries'} of {members} {'member' if members == 1 else 'members'}."
 

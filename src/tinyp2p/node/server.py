@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import socket
 import ssl
@@ -32,9 +33,14 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 PEER = "tinyp2p.peer"
+MAX_PIPELINED = 64
 TRANSPORT = "tinyp2p.transport"
 NOBODY = Peer(MemberId(""), "invite", 0.0, "", "")
 MAX_CONNECTIONS_OF_ONE = 256
+
+
+class PortTaken(LocalError):
+    code = "port_taken"
 
 
 class MemberProtocol(HttpToolsProtocol):
@@ -78,6 +84,8 @@ class MemberProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stop_timer()
         super().on_headers_complete()
+        if len(self.pipeline) > MAX_PIPELINED:
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._header_timer is not None:
@@ -134,7 +142,7 @@ class Server:
             for connection in list(self._state.connections):
                 connection.transport.abort()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(0.5):
                     while self._state.tasks:
                         await asyncio.wait(set(self._state.tasks))
 
@@ -181,19 +189,18 @@ def bind(host: str, port: int) -> socket.socket:
         listening.bind(address)
         listening.setblocking(False)
     except OSError as error:
-        raise LocalError(
+        kind = PortTaken if error.errno == errno.EADDRINUSE else LocalError
+        raise kind(
             f"Cannot listen on {host or 'this computer'}:{port} ({error.strerror or error}).", "Choose another with --listen HOST:PORT."
         ) from error
     return listening
 
 
 async def listen_kept(server: Server, host: str, port: int | None) -> None:
-    """Listen on the kept port, else on the first free one from the default on."""
-    wanted = DEFAULT_PORT if port is None else port
-    for candidate in [wanted, *range(wanted + 1, wanted + 100)] if wanted else [0]:
-        try:
+    """Listen on the port that was kept, else on the first free one from the default on."""
+    wanted = port or DEFAULT_PORT
+    for candidate in range(wanted, wanted + 100):
+        with contextlib.suppress(PortTaken):
             await server.listen(host, candidate)
             return
-        except LocalError as error:
-            last = error
-    raise last
+    raise PortTaken(f"The ports from {wanted} on are all taken.", "Choose one with --listen HOST:PORT.")

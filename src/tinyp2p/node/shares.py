@@ -49,6 +49,7 @@ class Shares:
         known = self.members.shares.get(ShareKey(self.key.id, name))
         if known and not known.record.gone and sorted(known.record.audience) != sorted(audience):
             self._tell_gone(known.record)
+            self.notes.later(self.local.forget_removed, name)
         task = self._tasks[name] = asyncio.create_task(share.run())
         task.add_done_callback(self._ended)
         return share
@@ -92,6 +93,7 @@ class Shares:
         if known and audience and (not before or set(before) - set(audience)):
             self._tell_gone(known.record)
         share.audience = audience
+        self.notes.later(self.local.forget_removed, share.name)
         self._changed.set()
 
     def check_versions(self) -> None:

@@ -9,7 +9,7 @@ import os
 import random
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from urllib.parse import quote, urlencode
 
 from ..core.chunks import Manifest, chunk_count, chunk_hash, chunk_length
@@ -19,8 +19,8 @@ from ..disk.catalogs import Catalogs
 from ..disk.local import Local
 from ..disk.notes import Notes
 from ..disk.parts import Part
-from ..errors import AnswerError, NotAllHere, TinyP2PError, WrongBytes
-from ..limits import CHUNK_SIZE, HASH_SIZE
+from ..errors import AnswerError, ConnectionLost, NotAllHere, TinyP2PError, WrongBytes
+from ..limits import CHUNK_SIZE, HASH_SIZE, MAX_MANIFEST_BYTES, REQUEST_TIMEOUT_S
 from ..model import Cid, Entry, MemberId, ShareKey
 from ..net.client import check
 from .content import FileSource, Source
@@ -32,6 +32,7 @@ from .rate import Rate
 log = logging.getLogger(__name__)
 PATIENCE_S = 8.0
 REFUSED_TRIES = 3
+SILENT_ANSWERS = 24  # of up to 5 s each
 REFUSED_S = 2.0
 OnBytes = Callable[[MemberId, int], None]
 
@@ -100,7 +101,7 @@ class Swarm:
     # --- sources ----------------------------------------------------------------------------------------------------
     def holders(self, cid: Cid) -> list[MemberId]:
         """Members whose catalogs list the content and who may be there."""
-        listed = {key.member for key, _ in self.catalogs.holding(cid) if not self._is_gone(key)}
+        listed = {key.member for key in self.catalogs.listing(cid) if not self._is_gone(key)}
         return [member for member in listed if member != self.lanes.me]
 
     def _is_gone(self, key: ShareKey) -> bool:
@@ -111,18 +112,16 @@ class Swarm:
         every = dict.fromkeys([*known, *self.holders(cid)])
         return [member for member in every if member not in self.lanes.liars and self.presence.answers(member) and self.lanes.dialer.may_try(member)]
 
-    def local_sources(self, cid: Cid) -> list[Source]:
-        """Files with that content that are here: in my shares, or where a get put them. Blocks."""
-        found: list[Source] = []
+    def local_sources(self, cid: Cid) -> Generator[Source]:
+        """Files with that content that are here, one at a time: where a get put them, or in my shares. Blocks."""
         for path in self.notes.placed_with(cid):
-            with contextlib.suppress(OSError):
-                found.append(PlacedSource(path))
+            with contextlib.suppress(OSError), contextlib.closing(PlacedSource(path)) as placed:
+                yield placed
         for file in self.local.files_of(cid):
             root = self.root_of(file.share)
             if root is not None:
-                with contextlib.suppress(AnswerError):
-                    found.append(FileSource(root, file, lambda changed: None))
-        return found
+                with contextlib.suppress(AnswerError), contextlib.closing(FileSource(root, file, lambda changed: None)) as source:
+                    yield source
 
     # --- fetching ---------------------------------------------------------------------------------------------------
     async def fetch(
@@ -163,8 +162,8 @@ class Swarm:
 
     def _copy_here(self, cid: Cid, part: Part) -> bool:
         """Copy from a file of mine with that content, where there is one. Blocks."""
-        for source in self.local_sources(cid):
-            with contextlib.closing(source):
+        with contextlib.closing(self.local_sources(cid)) as sources:
+            for source in sources:
                 try:
                     if source.size_bytes == part.size_bytes and copy_verified(source, part, cid):
                         return True
@@ -217,7 +216,10 @@ class Swarm:
             connection = await self.lanes.checkout(source)
             sink = OneBuffer()
             try:
-                check(await connection.send("GET", f"/v1/blob/{cid}", sink=sink, expected=size))
+                async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                    check(await connection.send("GET", f"/v1/blob/{cid}", sink=sink, expected=size))
+            except TimeoutError:
+                raise ConnectionLost("A member sends too slowly.") from None
             finally:
                 self.lanes.checkin(connection)
             if Manifest(size, chunk_hash(sink.piece) if size else b"").cid == cid:
@@ -239,21 +241,23 @@ class Swarm:
             return here.cid
         if not self.presence.answers(key.member):
             raise Offline("Its owner is not online, and its content is not known yet.")
-        connection = await self.lanes.dialer.control(key.member)
         place = urlencode({"path": entry.path, "size": entry.size, "mtime_ns": entry.mtime_ns})
-        hashes = b""
-        while True:
-            target = f"/v1/place/{quote(key.share, safe='')}/manifest?{place}&after={len(hashes) // HASH_SIZE}"
-            answer = await connection.call("GET", target, Growing, limit=2 * HASH_SIZE * (chunk_count(entry.size) + 64))
-            hashes += answer.hashes
-            if len(hashes) > HASH_SIZE * chunk_count(entry.size):
-                raise WrongBytes("A member tells of more chunks than the file has.")
-            if answer.cid is not None:
-                manifest = Manifest(entry.size, hashes)
-                if manifest.cid != answer.cid:
-                    raise WrongBytes("A manifest does not match its content id.")
-                self.local.keep_manifest(manifest)
-                return manifest.cid
+        base, hashes, silent = f"/v1/place/{quote(key.share, safe='')}/manifest?{place}", b"", 0
+        connection = await self.lanes.checkout(key.member)
+        try:
+            while silent < SILENT_ANSWERS:
+                answer = await connection.call("GET", f"{base}&after={len(hashes) // HASH_SIZE}", Growing, limit=MAX_MANIFEST_BYTES)
+                silent = 0 if answer.hashes else silent + 1
+                hashes += answer.hashes
+                if len(hashes) > HASH_SIZE * chunk_count(entry.size):
+                    raise WrongBytes("A member tells of more chunks than the file has.")
+                if answer.cid is not None:
+                    manifest = Manifest.decode(Manifest(entry.size, hashes).encode(), Cid(answer.cid))
+                    self.local.keep_manifest(manifest)
+                    return manifest.cid
+        finally:
+            self.lanes.checkin(connection)
+        raise ConnectionLost("A member does not come to an end with hashing a file.")
 
 
 class Patience:
