@@ -244,3 +244,55 @@ content.os = type("Os", (), {**{name: getattr(os, name) for name in dir(os)}, "p
 from tinyp2p.cli.main import main
 main()
 """
+
+
+def test_update_never_takes_what_was_written_meanwhile(peers: Peers, tmp_path: Path) -> None:
+    write(tmp_path / "A/big.bin", 40 * MIB)
+    _anna, ben = peers.group("anna", tmp_path / "A", "ben")
+    hashed(ben, "big.bin")
+    getting = ben.start("get", "big.bin", "-o", tmp_path / "out", "--update", "--limit-rate", "20M")
+    until(lambda: bytes_so_far(getting) > 4 * MIB)
+    (tmp_path / "out/big.bin").write_text("my own notes")
+    assert getting.wait() == 0
+    assert (tmp_path / "out/big.bin").read_text() == "my own notes"
+    assert tree(tmp_path / "out")["big (anna).bin"] == tree(tmp_path / "A")["big.bin"]
+
+
+def test_many_files_of_the_same_content_leave_no_descriptor_open(peers: Peers, tmp_path: Path) -> None:
+    for number in range(150):
+        write(tmp_path / f"A/{number}/__init__.py", 0)
+    _anna, ben = peers.group("anna", tmp_path / "A", "ben")
+    until(lambda: len([entry for entry in ben.find("__init__.py") if entry["cid"]]) == 150)
+
+    def few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))
+
+    getting = ben.start("get", "__init__.py", "-o", tmp_path / "out", preexec=few)
+    assert getting.wait() == 0, (getting.events[-1], getting.err)
+    assert tree(tmp_path / "out") == tree(tmp_path / "A")
+
+
+def test_a_file_in_the_way_of_a_folder_stops_only_what_lies_in_it(peers: Peers, tmp_path: Path) -> None:
+    write(tmp_path / "A/docs/a.txt", 100)
+    write(tmp_path / "A/b.txt", 100)
+    _anna, ben = peers.group("anna", tmp_path / "A", "ben")
+    until(lambda: len([entry for entry in ben.find("*.txt") if entry["cid"]]) == 2)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/docs").write_text("no folder")
+    result = ben.run("get", "*.txt", "-o", tmp_path / "out")
+    assert result.code == 5
+    assert {event["place"]: event["status"] for event in result.of("file")} == {"anna:A/docs/a.txt": "differs", "anna:A/b.txt": "done"}
+    assert (tmp_path / "out/docs").read_text() == "no folder"
+
+
+def test_status_tells_of_a_get_under_way(peers: Peers, tmp_path: Path) -> None:
+    write(tmp_path / "A/big.bin", 40 * MIB)
+    _anna, ben = peers.group("anna", tmp_path / "A", "ben")
+    hashed(ben, "big.bin")
+    getting = ben.start("get", "big.bin", "-o", tmp_path / "out", "--limit-rate", "10M")
+    until(lambda: bytes_so_far(getting) > MIB)
+    (transfer,) = ben.run("status").one("status")["transfers"]
+    assert transfer["path"] == str(tmp_path / "out") and list(transfer["sources"]) == ["anna"]
+    shown = ben.run("status", json=False)
+    assert shown.code == 0 and "Fetching" in shown.out
+    getting.stop()

@@ -50,7 +50,10 @@ def test_a_chain_of_four_learns_of_all(peers: Peers, tmp_path: Path) -> None:
             home.share(tmp_path / home.name)
         before = home
     for home in homes:
-        until(lambda home=home: sorted(name for name, member in members(home).items() if member["online"]) == sorted(names), what=f"{home.name} hears of all")
+        until(
+            lambda home=home: sorted(name for name, member in members(home).items() if member["online"]) == sorted(names),
+            what=f"{home.name} hears of all",
+        )
         until(lambda home=home: len(home.find("of-*.txt")) == 4, what=f"{home.name} has all lists")
     write(tmp_path / "dora/late.txt", 1000)
     for home in homes:
@@ -178,7 +181,10 @@ def test_an_invite_of_another_day(peers: Peers, tmp_path: Path) -> None:
     old = Invite.make(group, bytes(32), good.admitted_by, int(time.time()) - 60, 1, good.addresses).encode()
     code, said = join(peers.home("ben"), old)
     assert code == 6 and said.startswith("This invite has run out.")
-    assert raw.bytes_after(address_of(anna), raw.card_of_invite(old, tmp_path), b"POST /v1/join HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}") == b""
+    assert (
+        raw.bytes_after(address_of(anna), raw.card_of_invite(old, tmp_path), b"POST /v1/join HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
+        == b""
+    )
     foreign = Invite.make(group, bytes(32), good.admitted_by, good.expires, 1, good.addresses).encode()
     assert join(peers.home("ben"), foreign)[0] == 0, "while one that lasts is taken"
     assert anna.run("invite", "--expires", "1s").code == 2 and anna.run("invite", "--uses", "0").code == 2

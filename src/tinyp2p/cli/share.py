@@ -47,7 +47,7 @@ class Beginning:
 @option("--listen", metavar="HOST:PORT", type=Address(), help="Where others reach this computer.")
 @option("--advertise", metavar="HOST:PORT", type=AddressList(), multiple=True, help="The address to tell others, if it is another.")
 @option("--peer", "peers", metavar="HOST:PORT", type=AddressList(), multiple=True, help="A member to begin with.")
-@option("--no-lan", is_flag=True, help="Neither look for members in this network nor show up there.")
+@option("--no-lan", is_flag=True, help="Do not look for members in this network (this version never does).")
 @option("--new", is_flag=True, help="Start a new group (with --group NAME: of that name).")
 @option("--force", is_flag=True, help="Share a folder that holds much more than you may think.")
 @option("--name", metavar="NAME", help="What this computer is called in the group.")
@@ -170,8 +170,8 @@ def _run(settings: Settings, group: GroupHome, options: Event) -> int:
     except KeyboardInterrupt:
         if not left:
             _show(settings, {"event": "left"})
-    except LocalError:
-        if options["new"] and not ready:
+    except LocalError as error:
+        if options["new"] and not ready and not isinstance(error, HomeBusy):
             shutil.rmtree(group.path)  # a group that never began must not stand in the way of the next try
         raise
     return 0

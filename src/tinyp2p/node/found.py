@@ -23,7 +23,7 @@ from ..disk.notes import Notes
 from ..errors import AnswerError, LocalError, Malformed, Refused, RemoteError, TinyP2PError, Unreachable
 from ..limits import JOIN_TIMEOUT_S
 from ..model import MEMBER_ROLES, MemberId
-from ..net.client import connect
+from ..net.client import Connection, connect
 from ..net.tls import Credentials, client_context
 
 
@@ -120,6 +120,7 @@ async def _try_all(credentials: Credentials, peers: Iterable[str]) -> list[TinyP
         try:
             async with asyncio.timeout(JOIN_TIMEOUT_S - 2):
                 connection = await connect(*wire.split_address(address), context, credentials.server_name)
+                _must_be_member(connection)
         except TimeoutError:
             return Unreachable(f"{address} does not answer.")
         except TinyP2PError as error:
@@ -128,6 +129,13 @@ async def _try_all(credentials: Credentials, peers: Iterable[str]) -> list[TinyP
         return None
 
     return await asyncio.gather(*(one(address) for address in peers))
+
+
+def _must_be_member(connection: Connection) -> None:
+    """Whoever only holds an invite of the group may not pose as one of it; raises Unreachable."""
+    if connection.peer.role not in MEMBER_ROLES:
+        connection.close()
+        raise Unreachable(f"{connection.address} is no member of the group.")
 
 
 async def _ask_to_join(home: Home, invite: Invite, key: SigningKey, name: str) -> JoinAnswer:
@@ -141,6 +149,7 @@ async def _ask_to_join(home: Home, invite: Invite, key: SigningKey, name: str) -
         async def one(address: str) -> JoinAnswer | None:
             try:
                 connection = await connect(*wire.split_address(address), context, invite.server_name)
+                _must_be_member(connection)
                 try:
                     if connection.peer.role not in MEMBER_ROLES:
                         raise Malformed(f"At {address} there is no member.")

@@ -92,5 +92,6 @@ def _names_place(request: Request, key: ShareKey) -> bool:
 
 
 def _kept(request: Request) -> dict[str, object]:
-    kept: dict[str, object] = msgspec.to_builtins(request)
+    """What of a request is kept for --resume: what is wanted and where to, not how."""
+    kept: dict[str, object] = msgspec.to_builtins(msgspec.structs.replace(request, limit_rate=None, wait_s=0.0, confirmed=False))
     return kept

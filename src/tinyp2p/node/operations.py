@@ -274,7 +274,7 @@ class Operations:
             "members": len(others) + 1,
             "shares": [await self._own(share) for share in node.shares.own.values()] or await self._remembered(),
             "peers": [{"address": address, "state": self._peer_state(address, state)} for address, state in node.gossip.peer_states.items()],
-            "transfers": [transfer for job in node.getting.running for transfer in [job.progress()]],
+            "transfers": [{"path": job.target.path, **job.progress()} for job in node.getting.running],
             "uploads": [{"name": names.get(member, member), "bytes": size} for member, size in node.content.uploaded.items() if size],
             "running": node.is_member,
             "warnings": node.warnings(),
@@ -300,9 +300,17 @@ class Operations:
     async def _remembered(self) -> list[Event]:
         """Shares that would be offered if a member ran."""
         kept = self.node.home.settings().get("shares", [])
+        names = self.node.search.names()
         totals = [await asyncio.to_thread(self.node.local.totals, str(item["name"])) for item in kept]
         return [
-            {"share": item["name"], "folder": item["folder"], "audience": [], "files": files, "bytes": size, "hashed": hashed}
+            {
+                "share": item["name"],
+                "folder": item["folder"],
+                "audience": [names.get(member, member) for member in item.get("with", [])],
+                "files": files,
+                "bytes": size,
+                "hashed": hashed,
+            }
             | {"left_out": 0, "unreadable": 0, "away": False, "watching": ""}
             for item, (files, size, hashed) in zip(kept, totals, strict=True)
         ]

@@ -44,7 +44,7 @@ async def _member_events(home: GroupHome, options: dict[str, Any]) -> AsyncItera
         offered = await _offered(node, {**options, "folders": folders})
         record = node.members.members[node.me]
         invite = None
-        if options.get("invite") and record.peer.role == "keyholder":
+        if options.get("invite") and record.peer.role == "keyholder" and node.settings.get("kind") != "password":
             invite = node.admitting.invite(1, 7 * 86400, node.invite_addresses()).encode()
         yield {
             "event": "ready",
