@@ -102,9 +102,6 @@ def test_a_share_counts_once_its_member_is_known() -> None:
     members = ann()
     assert members.learn((), [BEN.share()]).rejected == 1
     assert members.learn([BEN.record()], [BEN.share()]).shares == [PHOTOS]
-    members.forget(BEN.id)
-    assert BEN.id not in members.members and not members.shares
-    members.forget(BEN.id)
 
 
 def test_there_is_an_end_to_members_and_shares(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from tinyp2p.core.invite import Invite
+from tinyp2p.disk.home import Home as Folder
+from tinyp2p.node.found import load_group
 
 from . import raw
 from .peers import Home, Peers, until, write
@@ -62,10 +67,6 @@ def test_a_chain_of_four_learns_of_all(peers: Peers, tmp_path: Path) -> None:
 
 def with_addresses(invite: str, *addresses: str) -> str:
     """The same invite, with other addresses to knock at."""
-    from dataclasses import replace
-
-    from tinyp2p.core.invite import Invite
-
     return replace(Invite.decode(invite), addresses=addresses).encode()
 
 
@@ -173,10 +174,7 @@ def test_an_invite_for_two(peers: Peers, tmp_path: Path) -> None:
 def test_an_invite_of_another_day(peers: Peers, tmp_path: Path) -> None:
     """Run out: refused by the joiner itself, and by the door if he does not look."""
     (anna,) = peers.group("anna", tmp_path / "A")
-    from tinyp2p.core.invite import Invite
-    from tinyp2p.node.found import load_group
-
-    group = load_group_of(anna)
+    group = load_group(Folder(str(anna.path)).select(None))[0]
     good = Invite.decode(anna.invite())
     old = Invite.make(group, bytes(32), good.admitted_by, int(time.time()) - 60, 1, good.addresses).encode()
     code, said = join(peers.home("ben"), old)
@@ -188,14 +186,6 @@ def test_an_invite_of_another_day(peers: Peers, tmp_path: Path) -> None:
     foreign = Invite.make(group, bytes(32), good.admitted_by, good.expires, 1, good.addresses).encode()
     assert join(peers.home("ben"), foreign)[0] == 0, "while one that lasts is taken"
     assert anna.run("invite", "--expires", "1s").code == 2 and anna.run("invite", "--uses", "0").code == 2
-    del load_group
-
-
-def load_group_of(home: Home) -> Any:
-    from tinyp2p.disk.home import Home as Folder
-    from tinyp2p.node.found import load_group
-
-    return load_group(Folder(str(home.path)).select(None))[0]
 
 
 def test_an_invite_that_is_damaged(peers: Peers, tmp_path: Path) -> None:

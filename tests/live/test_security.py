@@ -132,7 +132,7 @@ def member_record(home: Home, **changed: object) -> SignedRecord:
     fields = {
         "group": Group("", der_of((raw.place(home) / "group.crt").read_bytes()), b"").id,
         "certificate": der_of((raw.place(home) / "member.crt").read_bytes()),
-        "version": 10**6,
+        "version": 10**12,
         "boot": "0" * 16,
         "name": home.name,
         "addresses": [],
@@ -151,7 +151,7 @@ def test_addresses_that_cannot_be_stop_nobody(peers: Peers, tmp_path: Path) -> N
     status, _ = raw.request(door(anna), raw.card(ben), "POST", "/v1/gossip", told([member_record(ben, addresses=odd)]))
     assert status == 200
     until(
-        lambda: [m for m in anna.run("members").of("member") if m["name"] == "ben" and m["version"] == 10**6 and not m["online"]],
+        lambda: [m for m in anna.run("members").of("member") if m["name"] == "ben" and m["version"] == 10**12 and not m["online"]],
         what="dialed in vain",
     )
     write(tmp_path / "C/late.txt", 100)
@@ -174,7 +174,7 @@ def test_records_of_others_cannot_be_forged_or_taken_back(peers: Peers, tmp_path
     forged = SignedRecord(encode({**body, "version": body["version"] + 100, "name": "mallory"}), replayed.signature)
     bens_key = SigningKey.from_pem((raw.place(ben) / "member.key").read_bytes())
     group, carl_id = body["group"], carls["member"]
-    gone = sign_share(bens_key, ShareRecord(group, carl_id, "C", [], 10**6, bytes(32), 0, 0, 0, True, 0))
+    gone = sign_share(bens_key, ShareRecord(group, carl_id, "C", [], 10**12, bytes(32), 0, 0, 0, True, 0))
     for message in (told([forged]), told([replayed]), told([sign_member(bens_key, decode_member_record(replayed))]), told([], [gone])):
         assert raw.request(door(anna), raw.card(ben), "POST", "/v1/gossip", message)[0] == 200
     now = next(m for m in anna.run("members").of("member") if m["member"] == carl_id)
@@ -237,7 +237,7 @@ def test_a_member_who_answers_nonsense_stops_nobody(peers: Peers, tmp_path: Path
     hello = json.dumps({"protocol": 1, "member": bens, "name": "ben", "version": "1", "observed": "no address"}).encode()
     answers = [*ODD_ANSWERS, b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(hello), hello)]
     with odd_member(ben, answers) as (address, asked):
-        versions = itertools.count(10**6)
+        versions = itertools.count(10**12)
 
         def asked_enough() -> bool:
             """Ben is there, and then dora has news, which anna tells him at once."""

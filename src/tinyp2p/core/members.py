@@ -95,6 +95,7 @@ class Members:
         self.members: dict[MemberId, KnownMember] = {}
         self.shares: dict[ShareKey, KnownShare] = {}
         self.highest_seen: dict[str, int] = {}
+        self.past_shares: dict[str, ShareRecord] = {}
         self.foreign_boots: dict[str, int] = {}
         self.doubled = False
 
@@ -161,6 +162,8 @@ class Members:
         known = self.shares.get(key)
         if key.member == self.me:
             if known is None or known.record != record:
+                if record.version > self.highest_seen.get(str(key), 0):
+                    self.past_shares[record.share] = record
                 self._saw(str(key), record.version)
             return None
         if not known and sum(other.member == key.member for other in self.shares) >= MAX_SHARES_PER_MEMBER:
@@ -173,8 +176,11 @@ class Members:
 
     # --- my own records ---------------------------------------------------------------------------------------------
     def next_version(self, key: str, current: int) -> int:
-        """The next version for my record or share: above all that was ever seen of it."""
-        return max(current, self.highest_seen.get(key, 0)) + 1
+        """The next version for my record or share: above all that was ever seen of it.
+
+        The first of all begins at the time of the start, and so above a past that was lost with the index before anyone could tell of it.
+        """
+        return (max(current, self.highest_seen.get(key, 0)) or self.started_s) + 1
 
     def is_mine(self, signed: SignedRecord) -> bool:
         """Whether a member record is one of my own."""
@@ -246,8 +252,3 @@ class Members:
             self.shares[key].signed for key in news.shares if key in self.shares and key.member != to and self.shares[key].record.is_for(to)
         ]
         return _gossip(records, share_records)
-
-    def forget(self, member: MemberId) -> None:
-        self.members.pop(member, None)
-        for key in [key for key in self.shares if key.member == member]:
-            del self.shares[key]

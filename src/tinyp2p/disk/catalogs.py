@@ -127,14 +127,6 @@ class Catalogs:
         rows = self.index.read().execute(f"SELECT c.member, c.share, {_E} FROM entry e JOIN catalog c ON c.id = e.catalog WHERE e.cid = ?", (cid,))
         return [(ShareKey(row[0], row[1]), Entry(*row[2:])) for row in rows]
 
-    def unhashed_twins(self, size_bytes: int) -> list[tuple[ShareKey, Entry]]:
-        """Files of that size whose content is not known yet."""
-        rows = self.index.read().execute(
-            f"SELECT c.member, c.share, {_E} FROM entry e JOIN catalog c ON c.id = e.catalog WHERE e.cid IS NULL AND e.type = 'f' AND e.size = ?",
-            (size_bytes,),
-        )
-        return [(ShareKey(row[0], row[1]), Entry(*row[2:])) for row in rows]
-
     def scan(self, members: Sequence[str] | None, required: str | None, cid: Cid | None) -> Iterator[tuple[ShareKey, Entry]]:
         """Entries for a search, narrowed by what SQL can tell; `required` is an ASCII substring of SHARE/PATH, case ignored."""
         if cid is not None:

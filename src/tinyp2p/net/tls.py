@@ -6,7 +6,6 @@ import hmac
 import ssl
 from dataclasses import dataclass
 
-from ..core.group import server_name
 from ..core.identity import pem_of, read_certificate
 from ..errors import Malformed
 from ..limits import ALPN
@@ -21,9 +20,6 @@ class Credentials:
     certificate_path: str
     key_path: str
     server_name: str
-
-    def set_secret(self, secret: bytes) -> None:
-        self.server_name = server_name(secret)
 
 
 def _context(credentials: Credentials, protocol: int) -> ssl.SSLContext:

@@ -169,9 +169,14 @@ class Node:
         self._spawn(self.gossip.run())
         if self.is_member:
             self._spawn(self.shares.run())
-            self._spawn(self.refresh("find"))
+            self._spawn(self._settle_in())
         if self.listens:
             self._spawn(self._housekeeping())
+
+    async def _settle_in(self) -> None:
+        """Hear the first news, then speak up once more: a second device with this key, which began at the same version, shows itself by that."""
+        await self.refresh("find")
+        self.sign_record()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -269,7 +274,8 @@ class Node:
             if now - served_s > SERVED_EVERY_S:
                 self.keep_served()
                 served_s = now
-            self.shares.check_versions()
+            if self.is_member:
+                self.shares.check_versions()
             for key in self.members.shares:
                 self.sync.want(key)
 

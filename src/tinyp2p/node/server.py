@@ -146,12 +146,6 @@ class Server:
                     while self._state.tasks:
                         await asyncio.wait(set(self._state.tasks))
 
-    def cut(self, is_out: Callable[[Peer], bool]) -> None:
-        """End the open connections of those who are out."""
-        for connection in list(self._state.connections):
-            if isinstance(connection, MemberProtocol) and is_out(connection.peer):
-                connection.transport.abort()
-
     async def _checked(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Every request is checked, whatever the handshake said."""
         if scope["type"] != "http":

@@ -97,9 +97,12 @@ class Shares:
         self._changed.set()
 
     def check_versions(self) -> None:
-        """Where others hold a version of a share of mine that I did not make, sign above it."""
-        if any(name in self.own for name in self.members.shares_behind()):
-            self._changed.set()
+        """Where others hold a version of a share of mine that I did not make, sign above it; a share that is forgotten here is ended."""
+        for name in self.members.shares_behind():
+            if name in self.own:
+                self._changed.set()
+            elif name in self.members.past_shares:
+                self._tell_gone(self.members.past_shares[name])
 
     def end(self, name: str) -> None:
         known = self.members.shares.get(ShareKey(self.key.id, name))

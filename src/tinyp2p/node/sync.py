@@ -54,7 +54,6 @@ class Sync:
         self.catalogs = catalogs
         self.dialer = dialer
         self.presence = presence
-        self.on_synced: Callable[[ShareKey], None] = lambda key: None
         self.on_learned: Callable[[News, MemberId], None] = lambda news, source: None
         self._tasks: dict[ShareKey, asyncio.Task[None]] = {}
         self._woken: dict[ShareKey, asyncio.Event] = {}
@@ -132,7 +131,6 @@ class Sync:
             self._pulled_s[key] = time.monotonic()
             if await self._pull_from_any(key):
                 wait_s = RETRY_FIRST_S / 4
-                self.on_synced(key)
                 continue
             try:
                 async with asyncio.timeout(wait_s * random.uniform(0.8, 1.2)):
