@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinyp2p.cli.link import events
 from tinyp2p.core.group import Group, Subject, server_name
 from tinyp2p.core.identity import SigningKey, pem_of
 from tinyp2p.core.invite import Invite
+from tinyp2p.disk.home import Home as Folder
 
 from .peers import Home
 
@@ -141,3 +143,14 @@ def request_json(address: str, card: Card, method: str, target: str, body: objec
     status, raw = request(address, card, method, target, body)
     assert status == 200, (status, raw)
     return json.loads(raw)
+
+
+def asked(home: Home, operation: str, **wanted: object) -> list[dict[str, Any]]:
+    """The events of an operation as a command of that home gets them, without the time that starting one takes."""
+    return list(events(Folder(str(home.path)).select(None), operation, wanted))
+
+
+def find(home: Home, *patterns: str) -> list[dict[str, Any]]:
+    """As `find`; asked of the member itself where one runs."""
+    runs = any(running.process.poll() is None for running in home.running)
+    return [event for event in asked(home, "find", patterns=patterns) if event["event"] == "entry"] if runs else home.find(*patterns)

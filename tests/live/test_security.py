@@ -21,7 +21,7 @@ from tinyp2p.core.members import sign_member, sign_share
 from tinyp2p.core.wire import MemberRecord, ShareRecord, SignedRecord, decode_member_record, encode
 
 from . import raw
-from .peers import Home, Peers, until, write
+from .peers import Home, Peers, peers_in, until, write
 
 HELLO = b"GET /v1/hello HTTP/1.1\r\nhost: x\r\n\r\n"
 
@@ -41,10 +41,13 @@ def still_well(home: Home) -> None:
 
 
 # --- the wall ---------------------------------------------------------------------------------------------------------
-@pytest.fixture
-def anna(peers: Peers, tmp_path: Path) -> Home:
-    write(tmp_path / "A/note.txt", 5000)
-    return peers.group("anna", tmp_path / "A")[0]
+@pytest.fixture(scope="module")
+def anna(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """One member for all who knock."""
+    folder = tmp_path_factory.mktemp("wall")
+    write(folder / "A/note.txt", 5000)
+    with peers_in(folder) as peers:
+        yield peers.group("anna", folder / "A")[0]
 
 
 def test_without_the_server_name_there_is_an_alert_and_no_certificate(anna: Home) -> None:
@@ -109,7 +112,11 @@ def test_requests_that_make_no_sense_are_refused_and_leave_no_trace(anna: Home) 
     ]
     for method, target in targets:
         assert 400 <= raw.request(door(anna), me, method, target, b"" if method == "POST" else None)[0] < 500, target
-    entry = anna.find("note.txt")[0] if anna.find("note.txt")[0]["cid"] else until(lambda: [e for e in anna.find("note.txt") if e["cid"]])[0]
+    entry = (
+        raw.find(anna, "note.txt")[0]
+        if raw.find(anna, "note.txt")[0]["cid"]
+        else until(lambda: [e for e in raw.find(anna, "note.txt") if e["cid"]])[0]
+    )
     for wrong in ("bytes=5000-", "bytes=9-1", "bytes=-5", "bytes=0-1,3-4", "octets=1-2", "bytes=" + "9" * 40 + "-"):
         assert raw.request(door(anna), me, "GET", f"/v1/blob/{entry['cid']}", headers={"range": wrong})[0] == 416, wrong
     bodies = [b"", b"[]", b"[" * 100_000, b'{"records":[{"body":"!!","signature":""}]}', b"\xff\xfe", b'{"members":{"a":1}}', b'{"digest":1}']
@@ -156,7 +163,7 @@ def test_addresses_that_cannot_be_stop_nobody(peers: Peers, tmp_path: Path) -> N
     )
     write(tmp_path / "C/late.txt", 100)
     carl.share(tmp_path / "C")
-    until(lambda: anna.find("late.txt"), what="anna hears of others still")
+    until(lambda: raw.find(anna, "late.txt"), what="anna hears of others still")
     still_well(anna)
 
 
@@ -165,7 +172,7 @@ def test_records_of_others_cannot_be_forged_or_taken_back(peers: Peers, tmp_path
     anna, ben, carl = peers.group("anna", tmp_path / "A", "ben", "carl")
     write(tmp_path / "C/old.txt", 100)
     carl.share(tmp_path / "C")
-    until(lambda: anna.find("old.txt"))
+    until(lambda: raw.find(anna, "old.txt"))
     carls = next(m for m in anna.run("members").of("member") if m["name"] == "carl")
     answer = raw.request_json(door(anna), raw.card(ben), "POST", "/v1/gossip", {"digest": True})
     old = [SignedRecord(base64.b64decode(r["body"]), base64.b64decode(r["signature"])) for r in answer["records"]]
@@ -252,7 +259,7 @@ def test_a_member_who_answers_nonsense_stops_nobody(peers: Peers, tmp_path: Path
         anna.share("--peer", address, listen=where)
         until(lambda: "127.0.0.1" in anna.run("status").one("status")["peers"][0]["address"])
         carl.share(tmp_path / "C")
-        until(lambda: anna.find("late.txt"), what="anna hears of others still")
+        until(lambda: raw.find(anna, "late.txt"), what="anna hears of others still")
         assert anna.running[-1].process.poll() is None
 
 
@@ -264,7 +271,7 @@ def member_id(home: Home) -> str:
 
 def hashed(home: Home, pattern: str) -> dict[str, object]:
     """The one entry with that pattern, once its content id is known."""
-    return until(lambda: next((entry for entry in home.find(pattern) if entry["cid"]), None), what=f"{pattern} at {home.name}")  # type: ignore[no-any-return]
+    return until(lambda: next((entry for entry in raw.find(home, pattern) if entry["cid"]), None), what=f"{pattern} at {home.name}")  # type: ignore[no-any-return]
 
 
 def asks_for(owner: str, share: str, entry: dict[str, object]) -> list[tuple[str, str, object]]:
@@ -323,7 +330,7 @@ def test_outside_the_audience_nothing_is_told(peers: Peers, tmp_path: Path) -> N
         pushed = {"shares": {f"{owner}/Hidden": 1, f"{owner}/Nothing": 1}, "digest": True}
         wanted = json.loads(raw.request(address, raw.card(carl), "POST", "/v1/gossip", pushed)[1])["want_shares"]
         assert wanted == [f"{owner}/Hidden", f"{owner}/Nothing"], "one that is hidden looks like one that is not"
-    assert carl.find("tax") == [] and carl.find("open.txt")
+    assert raw.find(carl, "tax") == [] and raw.find(carl, "open.txt")
     result = carl.run("get", "--cid", str(entry["cid"]), "-o", tmp_path / "out")
     assert result.code == 3 and not (tmp_path / "out").exists()
     annas = next(m for m in carl.run("members").of("member") if m["name"] == "anna")
@@ -361,14 +368,14 @@ def test_what_is_unshared_is_gone_at_once(peers: Peers, tmp_path: Path) -> None:
     unshared = anna.run("unshare", "Photos").one("unshared")
     assert unshared["listed_by"] == ["ben"] and [(each["name"], each["files"]) for each in unshared["fetched_by"]] == [("ben", 1)]
     assert answers_to(ben, door(anna), asks) == [404] * len(asks)
-    until(lambda: not ben.find("beach.jpg"), 3, "gone at others within 3 s")
+    until(lambda: not raw.find(ben, "beach.jpg"), 3, "gone at others within 3 s")
     assert answers_to(carl, door(ben), asks) == [404] * len(asks)
-    assert carl.find("beach.jpg") == [] and ben.run("get", "beach.jpg").code == 3
+    assert raw.find(carl, "beach.jpg") == [] and ben.run("get", "beach.jpg").code == 3
     assert (tmp_path / "out/beach.jpg").stat().st_size == 300_000 and (tmp_path / "Photos/beach.jpg").exists()
     again = anna.run("unshare", "Photos")
     assert again.code == 3 and 'No share is called "Photos"' in again.one("error")["message"]
     anna.run("share", tmp_path / "Photos")
-    until(lambda: ben.find("beach.jpg"), what="shared once more, above the version that ended it")
+    until(lambda: raw.find(ben, "beach.jpg"), what="shared once more, above the version that ended it")
 
 
 def test_unsharing_ends_what_is_on_its_way(peers: Peers, tmp_path: Path) -> None:
@@ -401,8 +408,8 @@ def test_an_audience_that_changes(peers: Peers, tmp_path: Path) -> None:
     for allowed, refused in ((ben, carl), (carl, ben)):
         shared = anna.run("share", tmp_path / "Plans", "--with", allowed.name).one("shared")
         assert shared["audience"] == [allowed.name]
-        until(lambda refused=refused: not refused.find("plan.txt"), 5, f"{refused.name} is put out")
-        until(lambda allowed=allowed: allowed.find("plan.txt"), what=f"{allowed.name} is in")
+        until(lambda refused=refused: not raw.find(refused, "plan.txt"), 5, f"{refused.name} is put out")
+        until(lambda allowed=allowed: raw.find(allowed, "plan.txt"), what=f"{allowed.name} is in")
         assert raw.request(door(anna), raw.card(refused), "GET", f"/v1/blob/{cid}")[0] == 404
         assert raw.request(door(anna), raw.card(allowed), "GET", f"/v1/blob/{cid}")[0] == 200
         for door_of in (anna, allowed):

@@ -48,6 +48,7 @@ REFRESH_S = {"get": 8.0, "find": 3.0, "ls": 3.0, "members": 3.0, "status": 2.0, 
 SETTLE_S = {"get": 20.0, "find": 5.0, "ls": 5.0, "members": 2.0}
 SERVED_EVERY_S = 10.0
 ADDRESSES_EVERY_S = 10.0
+START_AHEAD = 1000
 DOUBLED = "Another device is at work with this member's key, so both would garble each other's shares. This one stops."
 
 
@@ -151,7 +152,8 @@ class Node:
             else:
                 await self.server.listen(host, port)
             self._keep_port()
-            self.sign_record()
+            # Two devices with one key and one past would sign the same next version, and nobody could tell the two apart by it.
+            self.sign_record(ahead=random.randrange(START_AHEAD))
         else:
             mine = [signed for signed in records if self.members.is_mine(signed)]
             self.members.set_mine(mine[0]) if mine else self.sign_record()
@@ -169,14 +171,9 @@ class Node:
         self._spawn(self.gossip.run())
         if self.is_member:
             self._spawn(self.shares.run())
-            self._spawn(self._settle_in())
+            self._spawn(self.refresh("find"))
         if self.listens:
             self._spawn(self._housekeeping())
-
-    async def _settle_in(self) -> None:
-        """Hear the first news, then speak up once more: a second device with this key, which began at the same version, shows itself by that."""
-        await self.refresh("find")
-        self.sign_record()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -217,10 +214,10 @@ class Node:
         await asyncio.to_thread(self.index.close)
 
     # --- who and where I am -----------------------------------------------------------------------------------------
-    def sign_record(self) -> None:
-        """A new version of my own record."""
+    def sign_record(self, ahead: int = 0) -> None:
+        """A new version of my own record, `ahead` of the next one."""
         known = self.members.members.get(self.me)
-        version = self.members.next_version(self.me, known.record.version if known else 0)
+        version = self.members.next_version(self.me, known.record.version if known else 0) + ahead
         addresses = self.addresses()
         record = MemberRecord(self.group.id, self.certificate, version, self.members.boot, self._name(), addresses, int(time.time()))
         signed = sign_member(self.key, record)
