@@ -296,3 +296,22 @@ def test_status_tells_of_a_get_under_way(peers: Peers, tmp_path: Path) -> None:
     shown = ben.run("status", json=False)
     assert shown.code == 0 and "Fetching" in shown.out
     getting.stop()
+
+
+def test_those_who_fetch_the_same_file_serve_each_other(peers: Peers, tmp_path: Path) -> None:
+    """One seeder, two members that fetch at once: each has a part of the file from the other."""
+    write(tmp_path / "A/big.bin", 96 * MIB)
+    _anna, ben, carl = peers.group("anna", tmp_path / "A", "ben", "carl")
+    ids = {}
+    for home in (ben, carl):
+        (tmp_path / home.name).mkdir()
+        ids[home.name] = home.share(tmp_path / home.name).event("ready")["member"]
+    hashed(ben, "big.bin")
+    hashed(carl, "big.bin")
+    both = [home.start("get", "big.bin", "-o", tmp_path / f"out {home.name}", "--limit-rate", "12M") for home in (ben, carl)]
+    assert [running.wait() for running in both] == [0, 0], [running.err for running in both]
+    from_ben, from_carl = both[1].event("file")["bytes_from"].get(ids["ben"], 0), both[0].event("file")["bytes_from"].get(ids["carl"], 0)
+    print(f"carl had {from_ben} bytes from ben, ben {from_carl} from carl")
+    assert from_ben > MIB and from_carl > MIB
+    for name in ("ben", "carl"):
+        assert tree(tmp_path / f"out {name}") == tree(tmp_path / "A")
