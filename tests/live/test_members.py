@@ -155,6 +155,12 @@ def test_several_of_one_name_are_told_apart(peers: Peers, tmp_path: Path) -> Non
         assert [found["path"] for found in anna.find("--member", entry["name"])] == [f"{number}.txt"]
         own = members(peers.home(f"laptop{number}"))
         assert own["laptop"]["self"], "oneself goes by one's own name"
+    ids = {name: member["member"] for name, member in known.items()}
+    for _ in range(2):
+        anna.running[-1].stop()
+        assert {member["name"]: member["member"] for member in anna.run("members").of("member")} == ids, "a name once given stays"
+        anna.share()
+    assert {name: member["member"] for name, member in members(anna).items()} == ids
 
 
 # --- letting in ---------------------------------------------------------------------------------------------------------

@@ -31,8 +31,8 @@ class Notes:
 
     # --- records ----------------------------------------------------------------------------------------------------
     def records(self) -> tuple[list[SignedRecord], list[SignedRecord]]:
-        """All signed records kept: of members, of shares."""
-        rows = self.index.read().execute("SELECT kind, body, signature FROM record").fetchall()
+        """All signed records kept: of members, of shares; in the order in which each was first heard of, as names are given by that."""
+        rows = self.index.read().execute("SELECT kind, body, signature FROM record ORDER BY rowid").fetchall()
         kept: dict[str, list[SignedRecord]] = {"member": [], "share": []}
         for kind, body, signature in rows:
             kept[kind].append(SignedRecord(body, signature))
@@ -42,7 +42,8 @@ class Notes:
         now = time.time()
         with self.index.write() as db:
             rows = [(key, kind, signed.body, signed.signature, now) for key, signed in records]
-            db.executemany("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?)", rows)
+            replace = "ON CONFLICT DO UPDATE SET body = excluded.body, signature = excluded.signature, seen = excluded.seen"
+            db.executemany(f"INSERT INTO record VALUES (?, ?, ?, ?, ?) {replace}", rows)
 
     def last_seen(self) -> dict[str, float]:
         return dict(self.index.read().execute("SELECT key, seen FROM record WHERE kind = 'member'").fetchall())
