@@ -296,19 +296,3 @@ def test_status_tells_of_a_get_under_way(peers: Peers, tmp_path: Path) -> None:
     shown = ben.run("status", json=False)
     assert shown.code == 0 and "Fetching" in shown.out
     getting.stop()
-
-
-def test_who_is_still_fetching_is_a_source_already(peers: Peers, tmp_path: Path) -> None:
-    """One seeder and two members that fetch: the later one has a part of the file from the earlier one."""
-    write(tmp_path / "A/big.bin", 96 * MIB)
-    _anna, ben, carl = peers.group("anna", tmp_path / "A", "ben", "carl")
-    (tmp_path / "B").mkdir()
-    earlier = ben.share(tmp_path / "B").event("ready")["member"]
-    hashed(ben, "big.bin")
-    hashed(carl, "big.bin")
-    first = ben.start("get", "big.bin", "-o", tmp_path / "out ben", "--limit-rate", "5M")
-    until(lambda: bytes_so_far(first) > 12 * MIB)
-    second = carl.start("get", "big.bin", "-o", tmp_path / "out carl", "--limit-rate", "10M")
-    assert [running.wait(120) for running in (second, first)] == [0, 0], (first.err, second.err)
-    assert second.event("file")["bytes_from"].get(earlier, 0) > 0, second.event("file")
-    assert tree(tmp_path / "out ben") == tree(tmp_path / "out carl") == tree(tmp_path / "A")
