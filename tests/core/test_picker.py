@@ -57,7 +57,7 @@ class Judge:
     """Keeps sets of everything, says of each answer whether it is allowed, and forwards each event to the picker."""
 
     def __init__(self, length: int, have: set[int], seed: int) -> None:
-        self.length, self.have, self.limit = length, set(have), length
+        self.length, self.have = length, set(have)
         self.picker = picker_of(length, have, seed)
         self.sources: dict[str, set[int]] = {}
         self.banned: dict[str, set[int]] = {}
@@ -71,17 +71,12 @@ class Judge:
         return Counter(index for chunks in self.asked.values() for index in chunks)
 
     def free(self, source: str) -> set[int]:
-        return {index for index in self.has(source) if index < self.limit} - self.have - set(self.flying())
+        return self.has(source) - self.have - set(self.flying())
 
     def join(self, source: str, chunks: set[int] | None) -> None:
         self.picker.source_joined(source, None if chunks is None else bitmap(self.length, chunks))
         self.sources[source] = set(range(self.length)) if chunks is None else chunks
         self.asked.setdefault(source, {})
-
-    def update(self, source: str, chunks: set[int] | None) -> None:
-        self.picker.source_updated(source, None if chunks is None else bitmap(self.length, chunks))
-        if source in self.sources:
-            self.sources[source] = set(range(self.length)) if chunks is None else chunks
 
     def leave(self, source: str) -> None:
         self.picker.source_left(source)
@@ -146,19 +141,13 @@ class Judged(RuleBasedStateMachine):
     def begins(self, length: int, have: set[int], seed: int) -> None:
         self.judge = Judge(length, {i for i in have if i < length}, seed)
 
-    @rule(source=NAMES, chunks=st.none() | CHUNKS, again=st.booleans())
-    def comes(self, source: str, chunks: set[int] | None, again: bool) -> None:
-        chunks = None if chunks is None else {index for index in chunks if index < self.judge.length}
-        (self.judge.update if again else self.judge.join)(source, chunks)
+    @rule(source=NAMES, chunks=st.none() | CHUNKS)
+    def comes(self, source: str, chunks: set[int] | None) -> None:
+        self.judge.join(source, None if chunks is None else {index for index in chunks if index < self.judge.length})
 
     @rule(source=NAMES)
     def leaves(self, source: str) -> None:
         self.judge.leave(source)
-
-    @rule(count=st.integers(-1, 25))
-    def limit(self, count: int) -> None:
-        self.judge.limit = count
-        self.judge.picker.limit_known(count)
 
     @rule(source=NAMES)
     def ask(self, source: str) -> None:
@@ -210,8 +199,6 @@ class Judged(RuleBasedStateMachine):
         if judge := getattr(self, "judge", None):
             for source in list(judge.sources):
                 judge.leave(source)
-            judge.limit = judge.length
-            judge.picker.limit_known(judge.length)
             judge.join("zoe", None)
             for _ in range(2 * judge.length):
                 if request := judge.ask("zoe", self.now_s):
@@ -250,7 +237,7 @@ def swarm(length: int, peers: dict[str, Peer], seed: int = 1, in_flight: int = 4
     while not judge.picker.complete:
         for name, peer in peers.items():
             for request in {request for request, _ in peer.queue}:
-                if judge.picker.useless(request):
+                if judge.have.issuperset(request.chunks):
                     peer.queue = [item for item in peer.queue if item[0] != request]
                     judge.end(request)
             while len({request for request, _ in peer.queue}) < in_flight and (request := judge.ask(name, now_s)):
@@ -380,7 +367,7 @@ def test_the_rarest_chunk_comes_first() -> None:
     assert asked(picker, "seed") == Request("seed", 7, 1)
     assert asked(picker, "seed") == Request("seed", 3, 1)
     picker.source_left("anna")
-    picker.source_updated("ben", bitmap(10, [7]))
+    picker.source_joined("ben", bitmap(10, [7]))
     assert asked(picker, "seed").first not in (3, 7)
 
 
@@ -454,18 +441,6 @@ def test_a_wrong_chunk_is_never_asked_of_that_source_again() -> None:
     assert asked(picker, "ben") == Request("ben", 0, 1)
 
 
-def test_only_known_chunks_are_asked_for_while_the_manifest_grows() -> None:
-    picker = picker_of(10)
-    picker.limit_known(0)
-    picker.source_joined("anna", None)
-    assert picker.next_request("anna", 0.0) is None
-    picker.limit_known(2)
-    assert [asked(picker, "anna").first, asked(picker, "anna").first] == [0, 1]
-    assert picker.next_request("anna", 0.0) is None
-    picker.limit_known(99)
-    assert asked(picker, "anna").first == 2
-
-
 def test_a_chunk_is_asked_twice_only_of_a_clearly_faster_source() -> None:
     picker = picker_of(10)
     picker.source_joined("slow", None)
@@ -482,8 +457,7 @@ def test_a_chunk_is_asked_twice_only_of_a_clearly_faster_source() -> None:
     picker.request_ended(duplicate)
     assert picker.next_request("fast", now_s) is None  # the slow one still has it in flight
     assert asked(picker, "fast", 1.0) == duplicate
-    assert not picker.useless(late)
-    assert picker.chunk_arrived("fast", late.first, 1.1) and picker.useless(late)
+    assert picker.chunk_arrived("fast", late.first, 1.1)
     assert not picker.chunk_arrived("slow", late.first, 1.2)
     assert picker.complete and picker.next_request("fast", 1.3) is None
 
@@ -514,14 +488,13 @@ def test_a_bitmap_of_another_length_is_refused_and_nothing_changes() -> None:
     assert picker.next_request("anna", 0.0) is None
     picker.source_joined("anna", bitmap(9, [4]))
     with pytest.raises(Malformed):
-        picker.source_updated("anna", Bitmap(80))
+        picker.source_joined("anna", Bitmap(80))
     assert asked(picker, "anna") == Request("anna", 4, 1)
 
 
 def test_strangers_and_stray_chunks_do_no_harm() -> None:
     picker = picker_of(3)
     picker.source_left("nobody")
-    picker.source_updated("nobody", None)
     picker.request_ended(Request("nobody", 0, 3))
     picker.chunk_wrong("nobody", 1)
     picker.chunk_wrong("nobody", 3)

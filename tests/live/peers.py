@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -210,11 +210,11 @@ class Peers:
             self.homes[name] = Home(self.folder, name)
         return self.homes[name]
 
-    def group(self, first: str, folder: Path, *others: str) -> list[Home]:
-        """A new group that `first` starts with a folder, and the others let in; only the first runs."""
+    def group(self, first: str, folder: Path, *others: str, options: Sequence[str] = ()) -> list[Home]:
+        """A new group that `first` starts with a folder and options of `share`, and the others let in; only the first runs."""
         folder.mkdir(parents=True, exist_ok=True)
         starter = self.home(first)
-        starter.share("--new", folder)
+        starter.share("--new", folder, *options)
         invite = starter.invite(uses=max(1, len(others)))
         members = [self.home(name) for name in others]
         for member in members:

@@ -296,3 +296,20 @@ def test_status_tells_of_a_get_under_way(peers: Peers, tmp_path: Path) -> None:
     shown = ben.run("status", json=False)
     assert shown.code == 0 and "Fetching" in shown.out
     getting.stop()
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["members", "commands"])
+def test_those_who_fetch_the_same_file_serve_each_other(peers: Peers, tmp_path: Path, running: bool) -> None:
+    """One seeder with a slow line: what one getter has of it, the other fetches there, whether a member runs in its home or not."""
+    big = write(tmp_path / "A/big.bin", 48 * MIB)
+    anna, ben, carl = peers.group("anna", tmp_path / "A", "ben", "carl", options=["--limit-rate", "8M"])
+    for home in (ben, carl) if running else ():
+        (tmp_path / home.name).mkdir()
+        home.share(tmp_path / home.name)
+    hashed(ben, "big.bin")
+    both = [home.start("get", "big.bin", "-o", tmp_path / f"out {home.name}") for home in (ben, carl)]
+    assert [running.wait(120) for running in both] == [0, 0], [running.err for running in both]
+    uploaded = sum(upload["bytes"] for upload in anna.run("status").one("status")["uploads"])
+    print(f"seeder sent {uploaded / big.stat().st_size:.2f} times the file; seconds: {[getting.event('summary')['seconds'] for getting in both]}")
+    assert uploaded < 1.7 * big.stat().st_size
+    assert tree(tmp_path / "out ben") == tree(tmp_path / "out carl") == tree(tmp_path / "A")

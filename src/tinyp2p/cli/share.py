@@ -15,7 +15,7 @@ from ..errors import HomeBusy, LocalError, UsageError
 from ..node.folders import check_folder
 from .ask import ask, read_password
 from .link import Waiting, events, events_of_member, running
-from .options import Address, AddressList, CommaList, Settings, command, flat, option
+from .options import Address, AddressList, CommaList, Rate, Settings, command, flat, option
 from .show import Event, audience, count, event_line, files_and_size, names, result, say, size
 
 QUESTION = "No group here yet. Invite or code (Enter starts a new group): "
@@ -47,6 +47,7 @@ class Beginning:
 @option("--listen", metavar="HOST:PORT", type=Address(), help="Where others reach this computer.")
 @option("--advertise", metavar="HOST:PORT", type=AddressList(), multiple=True, help="The address to tell others, if it is another.")
 @option("--peer", "peers", metavar="HOST:PORT", type=AddressList(), multiple=True, help="A member to begin with.")
+@option("--limit-rate", metavar="R", type=Rate(), help="Send no more bytes a second than this, to all together: 500k, 2M.")
 @option("--no-lan", is_flag=True, help="Do not look for members in this network (this version never does).")
 @option("--new", is_flag=True, help="Start a new group (with --group NAME: of that name).")
 @option("--force", is_flag=True, help="Share a folder that holds much more than you may think.")
@@ -60,6 +61,7 @@ def share(
     listen: str | None,
     advertise: tuple[tuple[str, ...], ...],
     peers: tuple[tuple[str, ...], ...],
+    limit_rate: float | None,
     no_lan: bool,
     new: bool,
     force: bool,
@@ -73,12 +75,14 @@ def share(
     request: Event = {"folders": _folders(settings, folders, as_name, force), "as": as_name, "with": flat(with_members), "force": force}
     beginning = Beginning(new, name, password_file, flat(peers))
     group, founded = _group(settings, request["folders"], beginning)
-    ignored = [given for given, value in (("--listen", listen), ("--advertise", advertise), ("--peer", peers), ("--name", name)) if value]
+    given = {"--listen": listen, "--advertise": advertise, "--peer": peers, "--name": name, "--limit-rate": limit_rate}
+    ignored = [option for option, value in given.items() if value]
     options: Event = {
         **request,
         "listen": listen,
         "advertise": flat(advertise),
         "peers": beginning.peers,
+        "limit_rate": limit_rate,
         "lan": not no_lan,
         "name": name,
         "new": founded,

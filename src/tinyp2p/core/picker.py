@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from random import Random
 
 REQUEST_S = 1.0  # a request should take about this long at most
-UNKNOWN_CHUNK_S = 1.0  # what a chunk is expected to take at a source that has sent none yet
+UNKNOWN_CHUNK_S = 1.0  # what a chunk is expected to take as long as no source has sent any
 MEMORY_S = 3.0  # how far back a rate looks ...
 MEMORY_KEPT = 0.75  # ... and what a slow source keeps of its past at each chunk, however long that took
 CLEARLY_FASTER = 2.0  # a chunk is asked twice only if the second source needs less than half the time
@@ -73,20 +74,20 @@ class _Source:
         silence_s = max(0.0, now_s - self.mark_s) if self.pending else 0.0
         return abs(ahead * self.chunk_s(unknown_s) - silence_s)
 
-    def more_s(self, count: int, now_s: float) -> float:
+    def more_s(self, count: int, unknown_s: float, now_s: float) -> float:
         """How long it would take for `count` chunks asked now, behind all that it was asked before."""
-        return max(count * self.chunk_s(UNKNOWN_CHUNK_S), self.expected_s(len(self.pending) + count, UNKNOWN_CHUNK_S, now_s))
+        return max(count * self.chunk_s(unknown_s), self.expected_s(len(self.pending) + count, unknown_s, now_s))
 
 
 class Picker:
-    """Decides what to ask next; `have` (chunks here already) is copied."""
+    """Decides what to ask next; `have` (chunks here already) is copied, `limit` is what the user allows in bytes a second, over all sources."""
 
-    def __init__(self, have: Bitmap, rng: Random) -> None:
+    def __init__(self, have: Bitmap, rng: Random, limit: float = math.inf) -> None:
         self._length = have.length
         self._have = Bitmap(have.length, have.encode())
         self._rng = rng
+        self._limit = limit
         self._all = (1 << have.length) - 1
-        self._allowed = self._all
         self._wanted = self._all ^ self._set_of(have)  # neither here nor in flight
         self._wanted_count = have.length - have.count
         # How many sources have each chunk, as binary numbers written across: bit c of plane p is bit p of chunk c's number.
@@ -108,16 +109,11 @@ class Picker:
         return self._sources[source].rate if source in self._sources else 0.0
 
     def source_joined(self, source: str, chunks: Bitmap | None) -> None:
-        """A member can serve these chunks (None: all); raises Malformed for a bitmap of another length."""
+        """A member can serve these chunks (None: all), told again when it has more; raises Malformed for a bitmap of another length."""
         has = self._all if chunks is None else self._set_of(chunks)
         joined = self._sources.setdefault(source, _Source())
         joined.partial = has != self._all
         self._now_has(joined, has ^ (has & self._banned.get(source, 0)))
-
-    def source_updated(self, source: str, chunks: Bitmap | None) -> None:
-        """A source has other chunks than before; news of one that has left is ignored."""
-        if source in self._sources:
-            self.source_joined(source, chunks)
 
     def source_left(self, source: str) -> None:
         """A source is gone; what was asked of it is wanted again."""
@@ -125,12 +121,6 @@ class Picker:
             self._now_has(self._sources[source], 0)
             for index in self._sources.pop(source).pending:
                 self._want_again(index)
-
-    def limit_known(self, count: int) -> None:
-        """Only the first `count` chunks can be checked, and so be asked for, as yet."""
-        hidden = self._length - min(max(count, 0), self._length)
-        self._allowed = self._all >> hidden << hidden
-        self._forget_rarest()
 
     def next_request(self, source: str, now_s: float) -> Request | None:
         """What to ask of this source now; None: nothing until a chunk arrives, a request ends, a source changes or some time passes."""
@@ -141,7 +131,7 @@ class Picker:
         if asked.rarest:
             first, count = self._run(asked)
             others_s = self._others_finish_s(asked, first, now_s)
-            while count and asked.more_s(count, now_s) > others_s:
+            while count and asked.more_s(count, self._unknown_s(), now_s) > others_s:
                 count -= 1
             if not count or self._has_its_share(asked):
                 return None
@@ -191,10 +181,6 @@ class Picker:
                 del asked.pending[index]
                 self._want_again(index)
 
-    def useless(self, request: Request) -> bool:
-        """Is every chunk of this request here already?"""
-        return all(index in self._have for index in request.chunks)
-
     def _bit(self, index: int) -> int:
         return 1 << (self._length - 1 - index)
 
@@ -229,7 +215,7 @@ class Picker:
         self._forget_rarest()
 
     def _rarest(self, source: _Source) -> int:
-        chosen = source.has & self._wanted & self._allowed
+        chosen = source.has & self._wanted
         for plane in reversed(self._planes):
             common = chosen & plane
             if common != chosen:  # some have a 0 in this place: the others are held by more sources
@@ -257,16 +243,25 @@ class Picker:
         others = len(self._sources) - 1
         return not source.sent_bytes and 0 < len(source.pending) * others >= self._wanted_count
 
+    def _unknown_s(self) -> float:
+        """What a chunk may take at a source that has sent none yet: as long as at the others, or it would never be tried beside fast ones."""
+        known = [source.rate for source in self._sources.values() if source.sent_bytes]
+        return CHUNK_SIZE * len(known) / sum(known) if known else UNKNOWN_CHUNK_S
+
+    def _total_rate(self, sources: Iterable[_Source]) -> float:
+        return max(1.0, min(self._limit, sum(source.rate for source in sources)))
+
     def _others_finish_s(self, source: _Source, first: int, now_s: float) -> float:
         """When all would be here that is left for the sources that would bring `first` sooner than this one; infinite without any."""
-        limit_s, bit = source.more_s(1, now_s), self._bit(first)
+        unknown_s = self._unknown_s()
+        limit_s, bit = source.more_s(1, unknown_s, now_s), self._bit(first)
         faster = [
             other
             for other in self._sources.values()
             if other is not source
             and other.sent_bytes
             and (other.pending or now_s - other.mark_s <= IDLE_S)
-            and other.more_s(1, now_s) < limit_s
+            and other.more_s(1, unknown_s, now_s) < limit_s
             and other.has & bit
         ]
         if not faster:
@@ -278,13 +273,12 @@ class Picker:
                 reach |= other.has
             left = (reach & self._wanted).bit_count()
         left += sum(len(other.pending) for other in faster)
-        return left * CHUNK_SIZE / sum(other.rate for other in faster)
+        return left * CHUNK_SIZE / self._total_rate(faster)
 
     def _late_chunk(self, source: _Source, now_s: float) -> int | None:
         """Which chunk in flight elsewhere would hold up the end, and clearly come sooner from this source?"""
-        total_rate = sum(other.rate for other in self._sources.values())
-        rest_s = self._wanted_count * CHUNK_SIZE / max(total_rate, 1.0)
-        limit_s = max(CLEARLY_FASTER * source.more_s(1, now_s) + CLEARLY_SOONER_S, rest_s)
+        rest_s = self._wanted_count * CHUNK_SIZE / self._total_rate(self._sources.values())
+        limit_s = max(CLEARLY_FASTER * source.more_s(1, self._unknown_s(), now_s) + CLEARLY_SOONER_S, rest_s)
         asked = Counter(index for other in self._sources.values() for index in other.pending)
         late = [
             (expected_s, index)

@@ -23,6 +23,7 @@ from ..disk.scan import open_inside
 from ..errors import AnswerError, TinyP2PError
 from ..limits import CHUNK_SIZE, HASH_SIZE
 from ..model import Cid, MemberId, ShareKey
+from .rate import Rate
 
 log = logging.getLogger(__name__)
 FETCHING_FOR_S = 30.0
@@ -117,8 +118,11 @@ class _Growth:
 
 
 class Content:
-    def __init__(self, me: MemberId, members: Members, catalogs: Catalogs, local: Local, root_of: Callable[[str], str | None]) -> None:
+    def __init__(
+        self, me: MemberId, members: Members, catalogs: Catalogs, local: Local, root_of: Callable[[str], str | None], upload_rate: Rate
+    ) -> None:
         self.me = me
+        self.upload_rate = upload_rate
         self.members = members
         self.catalogs = catalogs
         self.local = local

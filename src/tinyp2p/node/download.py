@@ -61,7 +61,7 @@ class Download:
         self.sources = sources
         self.rate = rate
         self.on_bytes = on_bytes
-        self.picker = Picker(part.have, random.Random())
+        self.picker = Picker(part.have, random.Random(), rate.bytes_per_s)
         self.bytes_from: dict[MemberId, int] = defaultdict(int)
         self.received_bytes = 0
         self.idle_since_s: float | None = None
@@ -131,7 +131,7 @@ class Download:
     async def _work(self, source: MemberId) -> None:
         """All that one source does for this file."""
         try:
-            complete = await self._ask_have(source)
+            await self._ask_have(source)
             lanes = [asyncio.create_task(self._lane(source)) for _ in range(CONNECTIONS_PER_SOURCE)]
             try:
                 while not all(lane.done() for lane in lanes):
@@ -139,7 +139,7 @@ class Download:
                     failed = [lane for lane in lanes if lane.done() and lane.exception() is not None]
                     if failed:
                         await failed[0]
-                    complete = complete or await self._ask_have(source)
+                    await self._ask_have(source)
             finally:
                 for lane in lanes:
                     lane.cancel()
@@ -153,15 +153,14 @@ class Download:
             self.picker.source_left(source)
             self._moved.set()
 
-    async def _ask_have(self, source: MemberId) -> bool:
-        """Learn what a source holds, and who else is fetching; True where it holds all."""
+    async def _ask_have(self, source: MemberId) -> None:
+        """Learn what a source holds by now, and who else is fetching."""
         connection = await self.lanes.dialer.control(source)
         have = await connection.call("GET", f"/v1/have/{self.cid}", Have)
         bitmap = None if have.complete else Bitmap(len(self.manifest), have.have)
         self.picker.source_joined(source, bitmap)
         self._found |= {MemberId(member) for member in have.fetching if member != self.lanes.me}
         self._moved.set()
-        return have.complete
 
     # --- asking -----------------------------------------------------------------------------------------------------
     async def _lane(self, source: MemberId) -> None:
@@ -181,7 +180,9 @@ class Download:
 
     async def _slot(self, connection: Connection, source: MemberId) -> None:
         while not self.picker.complete:
-            request = self.picker.next_request(source, self._loop.time())
+            async with self.rate:
+                request = self.picker.next_request(source, self._loop.time())
+                self.rate.moved(self._size_of(request) if request else 0)
             if request is not None:
                 await self._request(connection, request)
             else:
@@ -190,12 +191,14 @@ class Download:
                     async with asyncio.timeout(LOOK_S):
                         await self._moved.wait()
 
+    def _size_of(self, request: Request) -> int:
+        return sum(chunk_length(self.manifest.size_bytes, index) for index in request.chunks)
+
     async def _request(self, connection: Connection, request: Request) -> None:
         start = request.first * CHUNK_SIZE
-        end = min(self.manifest.size_bytes, (request.first + request.count) * CHUNK_SIZE)
+        end = start + self._size_of(request)
         sink = RangeSink(self, request, connection)
         try:
-            await self.rate.take(end - start)
             headers = {"range": f"bytes={start}-{end - 1}"}
             check(await connection.send("GET", f"/v1/blob/{self.cid}", headers=headers, sink=sink, expected=end - start))
         finally:

@@ -34,6 +34,7 @@ from .gossip import GossipLoop
 from .lanes import Lanes
 from .local_api import LocalApi
 from .operations import Event, Operations
+from .rate import Rate
 from .routes import Routes
 from .search import Search
 from .server import Server, listen_kept
@@ -60,6 +61,7 @@ class Node:
         self.home_path = os.path.dirname(os.path.dirname(home.path))
         self.is_member = is_member
         self.settings = self._merge(options)
+        self.limit_rate: float | None = options.get("limit_rate")
         self.group, self.key, self.certificate = load_group(home)
         self.me: MemberId = self.key.id
         self.revoked: set[str] = set()
@@ -95,7 +97,7 @@ class Node:
         self.gossip = GossipLoop(self.members, self.dialer, self.notes, self.settings["peers"], self._heard)
         self.sync = Sync(self.members, self.catalogs, self.dialer, self.gossip.presence)
         self.shares = Shares(self.key, self.members, self.catalogs, self.local, self.notes, self.gossip.tell)
-        self.content = Content(self.me, self.members, self.catalogs, self.local, self._root_of)
+        self.content = Content(self.me, self.members, self.catalogs, self.local, self._root_of, Rate(self.limit_rate))
         self.search = Search(self.me, self.members, self.catalogs, self.gossip.presence)
         self.admitting = Admitting(self.group, self.me, self.members, self.notes, self.dialer, self.revoked)
         self.lanes = Lanes(self.me, self.dialer)

@@ -21,7 +21,7 @@ from ..core.members import Members
 from ..core.wire import Buckets, Changes, Gossip, Hello, JoinAnswer, JoinRequest, Recheck, Rechecked
 from ..disk.catalogs import Catalogs, CatalogState
 from ..errors import AnswerError, Malformed, Refused, RemoteError, TinyP2PError
-from ..limits import CHUNK_SIZE, MAX_JSON_BYTES, PROTOCOL_VERSION, REQUEST_TIMEOUT_S
+from ..limits import CHUNK_SIZE, KIB, MAX_JSON_BYTES, PROTOCOL_VERSION, REQUEST_TIMEOUT_S
 from ..model import Cid, MemberId, Peer, ShareKey
 from .content import NOT_HERE, Content, Source
 from .gossip import GossipLoop
@@ -183,14 +183,17 @@ class Routes:
 
     async def _send_pieces(self, request: Request, send: Send, begin: dict[str, object], source: Source, start: int, end: int, cid: str) -> None:
         """Pieces of a chunk each, the next one read while one is on its way; what changes underneath, or is unshared, ends the connection."""
-        member, gone = asker(request), request.scope[TRANSPORT].is_closing
+        member, gone, rate = asker(request), request.scope[TRANSPORT].is_closing, self.content.upload_rate
         share = source.file.share if hasattr(source, "file") else ""
-        piece = await asyncio.to_thread(source.read, start, min(CHUNK_SIZE, end - start))
+        step = int(min(CHUNK_SIZE, max(rate.bytes_per_s / 8, 16 * KIB)))
+        piece = await asyncio.to_thread(source.read, start, min(step, end - start))
         await send(begin)
         while True:
             start += len(piece)
-            reading = asyncio.create_task(asyncio.to_thread(source.read, start, min(CHUNK_SIZE, end - start))) if start < end else None
+            reading = asyncio.create_task(asyncio.to_thread(source.read, start, min(step, end - start))) if start < end else None
             try:
+                async with rate:
+                    rate.moved(len(piece))
                 await send({"type": "http.response.body", "body": piece, "more_body": reading is not None})
                 self.content.sent(member, share, cid, len(piece))
                 if reading is None:

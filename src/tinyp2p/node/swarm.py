@@ -211,7 +211,8 @@ class Swarm:
 
     async def _ask_small(self, cid: Cid, size: int, source: MemberId, rate: Rate) -> memoryview:
         """A file of one chunk, whole; a source that insists on wrong bytes is a liar."""
-        await rate.take(size)
+        async with rate:
+            rate.moved(size)
         for _ in range(2):
             connection = await self.lanes.checkout(source)
             sink = OneBuffer()
