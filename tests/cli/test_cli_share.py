@@ -116,7 +116,15 @@ def test_signals_stop_cleanly_and_json_comes_at_once(log, photos, number):
         out, err = process.communicate(timeout=10)
     assert process.returncode == 0 and err == ""
     assert json.loads(out.splitlines()[-1]) == {"event": "left"}
-    expected = {"folders": [str(photos)], "as": None, "with": ["anna", "bob"], "listen": "127.0.0.1:0", "advertise": ["a:1", "b:2"], "peers": []}
+    expected = {
+        "folders": [str(photos)],
+        "as": None,
+        "with": ["anna", "bob"],
+        "listen": "127.0.0.1:0",
+        "advertise": ["a:1", "b:2"],
+        "peers": [],
+        "limit_rate": None,
+    }
     assert calls(log)[1] == ["run_member", "Photos", {**expected, "lan": False, "force": False, "name": None, "new": True, "invite": False}]
 
 
