@@ -45,7 +45,7 @@ def tree(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink()}
 
 
-def write(path: Path, size: int, seed: int = 0) -> Path:
+def write(path: Path, size: int, seed: object = 0) -> Path:
     """A file of that size that no other seed makes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     left, number = size, 0

@@ -31,6 +31,12 @@ COMMANDS = {
     "find": ("find", "find"),
     "ls": ("find", "ls"),
     "get": ("get", "get"),
+    "expel": ("keys", "expel"),
+    "promote": ("keys", "promote"),
+    "rekey": ("keys", "rekey"),
+    "leave": ("keys", "leave"),
+    "backup": ("keys", "backup"),
+    "restore": ("keys", "restore"),
     "status": ("status", "status"),
     "paths": ("status", "paths"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import closing
 
 import click
@@ -12,8 +13,8 @@ from ..disk.home import GroupHome
 from ..errors import TinyP2PError, UsageError
 from .ask import ask, read_password, read_text_file
 from .link import Failed, events, running
-from .options import AddressList, Duration, Settings, command, flat, option
-from .show import Event, ago, date, duration, event_line, files_and_size, result, say, table
+from .options import AddressList, CommaList, Duration, Settings, command, flat, option
+from .show import Event, ago, date, duration, event_line, files_and_size, names, result, say, table
 
 WHERE = {"this computer": "on this computer only", "this network": "from this network", "anywhere": "from anywhere"}
 
@@ -119,29 +120,74 @@ def _welcome(settings: Settings, group: GroupHome) -> None:
     "tinyp2p invite                     for one person, 7 days",
     "tinyp2p invite --uses 5 --expires 2h",
     "tinyp2p invite > invite.txt        only the invite goes into the file",
+    "tinyp2p invite --guest --expires 2d --share Photos     sees only that, and only until then",
+    "tinyp2p invite --list              and: --revoke ID",
 )
 @option("--uses", metavar="N", type=click.IntRange(1, 65535), default=1, help="How many people may use it (1).")
 @option("--expires", metavar="TIME", type=Duration(), default="7d", help="How long it is good: 30m, 2h, 7d (7d).")
-def invite(settings: Settings, uses: int, expires: int) -> int:
+@option("--guest", is_flag=True, help="For a guest, who sees the shares given with --share until the invite ends, and nothing else.")
+@option("--share", "shares", metavar="S,...", type=CommaList(), multiple=True, help="What a guest sees: SHARE, or MEMBER:SHARE.")
+@option("--keyholder", is_flag=True, help="For a keyholder, who can let people in and put them out.")
+@option("--qr", is_flag=True, help="Show it as a QR code too.")
+@option("--list", "list_them", is_flag=True, help="List the invites made here, and who came by them.")
+@option("--revoke", metavar="ID", help="Withdraw an invite; who has entered by it stays.")
+def invite(
+    settings: Settings,
+    uses: int,
+    expires: int,
+    guest: bool,
+    shares: tuple[tuple[str, ...], ...],
+    keyholder: bool,
+    qr: bool,
+    list_them: bool,
+    revoke: str | None,
+) -> int:
     """Make an invite to send to somebody.
 
     It is a text. Whoever has it can enter, so send it by a way that only they read.
     """
     group = settings.selected()
-    with closing(events(group, "invite", {"uses": uses, "expires_s": expires})) as stream:
+    if guest and keyholder:
+        raise UsageError("Nobody is a guest and a keyholder.")
+    wanted = {"uses": uses, "expires_s": expires, "guest": guest, "keyholder": keyholder, "shares": flat(shares)}
+    operation, request = ("invites", {}) if list_them else ("withdraw", {"id": revoke}) if revoke is not None else ("invite", wanted)
+    rows = []
+    with closing(events(group, operation, request)) as stream:
         for event in stream:
             if settings.json:
                 event_line(event)
-            elif event["event"] == "invite":
+            elif event["event"] == "withdrawn":
+                result("Withdrawn. Who has entered by it stays in the group.")
+            elif list_them:
+                rows.append(_invite_row(event))
+            else:
                 result(event["invite"])
+                if qr:
+                    _show_qr(event["invite"])
                 _explain_invite(event, expires, running(group))
+    if list_them and not settings.json:
+        table(rows) if rows else say("No invites have been made here.")
     return 0
+
+
+def _invite_row(event: Event) -> tuple[str, str, str]:
+    role = "" if event["role"] == "member" else f" ({event['role']})"
+    came = names(event["used_by"]) or "nobody yet"
+    return f"{event['id'][:8]}{role}", f"{event['state']}, {len(event['used_by'])} of {event['uses']}, until {date(event['expires'])}", came
+
+
+def _show_qr(text: str) -> None:
+    """A QR code on the terminal; capitals make it smaller, and an invite does not mind them."""
+    import segno
+
+    segno.make(text.upper(), error="l").terminal(out=sys.stderr, compact=True)
 
 
 def _explain_invite(event: Event, expires: int, is_running: bool) -> None:
     people = "one person" if event["uses"] == 1 else f"{event['uses']:,} people"
     where = WHERE.get(event.get("reach", ""), "wherever this computer can be reached")
-    say(f"Good for {people} until {date(event['expires'])} ({duration(expires)}), {where}.")
+    kind = {"guest": f" as a guest who sees {names(event.get('shares', []))}", "keyholder": " as a keyholder"}.get(event.get("role", ""), "")
+    say(f"Good for {people}{kind} until {date(event['expires'])} ({duration(expires)}), {where}.")
     say("Send it to them and have them run: tinyp2p join")
     if not is_running:
         say("They can enter while this computer shares: tinyp2p share")
@@ -172,7 +218,7 @@ def _row(member: Event) -> tuple[str, str, str]:
 
 def _state(member: Event) -> str:
     if member.get("self"):
-        return "this computer"
+        return "this computer" + (", keyholder" if member.get("role") == "keyholder" else "")
     if not member.get("online"):
         return f"offline, last seen {ago(member.get('last_seen'))}"
     way = "direct" if member.get("pipe") == "tcp" else printable(member.get("pipe") or "")

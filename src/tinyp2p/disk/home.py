@@ -17,6 +17,7 @@ import platformdirs
 from ..errors import LocalError, NoGroup, UsageError
 
 SOCKET_PATH_MAX = 100
+STAGED = "staged.json"
 
 
 def write_private(path: str, data: bytes) -> None:
@@ -84,6 +85,24 @@ class GroupHome:
 
     def write(self, name: str, data: bytes) -> None:
         write_private(self.file(name), data)
+
+    def write_all(self, files: dict[str, bytes | None]) -> None:
+        """Replace several files (None: remove), all or none of them even if the power fails in between."""
+        self.write(STAGED, json.dumps({name: data and data.decode() for name, data in files.items()}).encode())
+        self.finish_writing()
+
+    def finish_writing(self) -> None:
+        """Bring to an end what `write_all` began."""
+        raw = self.read(STAGED)
+        if raw is None:
+            return
+        for name, data in json.loads(raw).items():
+            if data is not None:
+                self.write(name, data.encode())
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.file(name))
+        os.unlink(self.file(STAGED))
 
     def settings(self) -> dict[str, Any]:
         raw = self.read("settings.json")

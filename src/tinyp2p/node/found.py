@@ -74,7 +74,10 @@ def join_invite(home: Home, text: str, member_name: str | None, name: str | None
         raise Refused("This invite has run out.", "Ask its sender for another.")
     key = SigningKey(os.urandom(32))
     answer = asyncio.run(_ask_to_join(home, invite, key, member_name or default_name()))
-    group = Group(name, invite.group_certificate, answer.secret)
+    key_of_group = SigningKey(answer.seed) if answer.seed and invite.role == "keyholder" else None
+    group = Group(name, invite.group_certificate, answer.secret, key_of_group)
+    if key_of_group is not None and key_of_group.public != group.public:
+        raise Malformed("A key came that is not the group's.")
     peer = check_certificate(group.public, answer.certificate)
     if peer.member != key.id:
         raise Malformed("A certificate came that is for somebody else.")
@@ -236,6 +239,7 @@ def _by_member(group: Group, records: list[SignedRecord]) -> list[tuple[MemberId
 
 def load_group(place: GroupHome) -> tuple[Group, SigningKey, bytes]:
     """A group as its folder holds it: the group, the member's key and certificate; raises LocalError where something is missing."""
+    place.finish_writing()
     raw = {name: place.read(name) for name in ("group.crt", "group.secret", "member.key", "member.crt")}
     missing = [name for name, content in raw.items() if content is None]
     if missing:

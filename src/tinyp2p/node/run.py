@@ -21,6 +21,8 @@ from .node import SETTLE_S, Node
 from .operations import Event
 from .own_share import OwnShare
 
+OPERATIONS_END_S = 5.0
+
 
 def run_member(home: GroupHome, options: dict[str, Any]) -> Generator[Event]:
     """Run a member until the generator is closed; its events as docs/local-api.md tells them. Raises LocalErrors."""
@@ -33,7 +35,17 @@ def run_once(home: GroupHome, operation: str, request: dict[str, Any]) -> Genera
 
 
 async def _member_events(home: GroupHome, options: dict[str, Any]) -> AsyncIterator[Event]:
-    node = Node(home, options, is_member=True)
+    """A member's events; begun anew where it got other keys."""
+    while True:
+        node = Node(home, options, is_member=True)
+        async for event in _member_life(node, options):
+            yield event
+        if not node.keeping.renewed.is_set():
+            return
+        options = {**options, "invite": None, "new": False, "port": node.server.port}
+
+
+async def _member_life(node: Node, options: dict[str, Any]) -> AsyncIterator[Event]:
     try:
         folders = options.get("folders") or []
         if not folders and not node.settings.get("shares"):
@@ -59,13 +71,22 @@ async def _member_events(home: GroupHome, options: dict[str, Any]) -> AsyncItera
         }
         for share in dict.fromkeys(share.name for share in [*remembered, *offered]):
             node.spawn_notices(node.operations.scanned(node.shares.own[share]))
-        while True:
-            event = await node.notices.get()
+        node.spawn(_when_keys_change(node))
+        while (event := await node.notices.get()) is not None:
             if isinstance(event, TinyP2PError):
                 raise event
             yield event
     finally:
         await node.close()
+
+
+async def _when_keys_change(node: Node) -> None:
+    await node.keeping.renewed.wait()
+    await node.gossip.told()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(OPERATIONS_END_S):
+            await node.api.idle.wait()
+    node.notices.put_nowait(None)
 
 
 async def _offered(node: Node, request: Event) -> list[OwnShare]:
@@ -84,6 +105,11 @@ async def _once_events(home: GroupHome, operation: str, request: dict[str, Any])
     try:
         await node.start(listens=operation == "get")
         await node.refresh(operation)
+        if node.keeping.renewed.is_set():
+            await node.close()
+            node = Node(home, {}, is_member=False)
+            await node.start(listens=operation == "get")
+            await node.refresh(operation)
         if node.listens:
             node.begin()
         async for event in node.operations.run(operation, request):

@@ -116,7 +116,11 @@ class Sync:
         known = self.members.shares.get(key)
         if known is None:
             return []
-        others = [m for m in self.members.members if m not in (key.member, self.members.me) and known.record.is_for(m) and self.presence.is_online(m)]
+        others = [
+            m
+            for m in self.members.members
+            if m not in (key.member, self.members.me) and self.members.may_see(m, known.record) and self.presence.is_online(m)
+        ]
         chosen = random.sample(others, min(len(others), MAX_SOURCES))
         owner = [key.member] if self.presence.is_online(key.member) else []
         return sorted(owner + chosen, key=lambda member: member in self._lines and self._lines[member].busy.locked())
@@ -194,7 +198,7 @@ class Sync:
         record = decode_share_record(signed)
         if (record.member, record.share, record.group, record.gone) != (key.member, key.share, self.members.group_id, False):
             raise Malformed("A catalog came with the record of another share.")
-        if not record.is_for(self.members.me):
+        if not self.members.may_see(self.members.me, record):
             raise Malformed("A catalog came that is not for us.")
         self.on_learned(self.members.learn((), (signed,)), source)
         return record
