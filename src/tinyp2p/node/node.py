@@ -33,6 +33,7 @@ from .getting import Getting
 from .gossip import GossipLoop
 from .lanes import Lanes
 from .local_api import LocalApi
+from .nearby import Nearby
 from .operations import Event, Operations
 from .rate import Rate
 from .routes import Routes
@@ -45,6 +46,7 @@ from .sync import Sync
 log = logging.getLogger(__name__)
 REFRESH_GRACE_S = 0.3
 REFRESH_MEMBERS = 32
+LOOK_AROUND_AFTER_S = 0.5
 REFRESH_S = {"get": 8.0, "find": 3.0, "ls": 3.0, "members": 3.0, "status": 2.0, "unshare": 3.0}
 SETTLE_S = {"get": 20.0, "find": 5.0, "ls": 5.0, "members": 2.0}
 SERVED_EVERY_S = 10.0
@@ -78,6 +80,8 @@ class Node:
         for name in ("listen", "advertise", "name"):
             if options.get(name):
                 settings[name] = options[name]
+        if "lan" in options:
+            settings["lan"] = options["lan"]
         for address in options.get("peers") or []:
             split_address(address)
         settings["peers"] = list(dict.fromkeys([*(options.get("peers") or []), *settings.get("peers", [])]))[:MAX_ADDRESSES]
@@ -95,6 +99,7 @@ class Node:
         self.credentials = Credentials(self.group.certificate, self.home.file("member.crt"), self.home.file("member.key"), self.group.server_name)
         self.dialer = Dialer(self.credentials, self._addresses_of, self.revoked, time.time)
         self.gossip = GossipLoop(self.members, self.dialer, self.notes, self.settings["peers"], self._heard)
+        self.nearby = Nearby(self.group.secret, self.gossip)
         self.sync = Sync(self.members, self.catalogs, self.dialer, self.gossip.presence)
         self.shares = Shares(self.key, self.members, self.catalogs, self.local, self.notes, self.gossip.tell)
         self.content = Content(self.me, self.members, self.catalogs, self.local, self._root_of, Rate(self.limit_rate))
@@ -165,6 +170,17 @@ class Node:
                     self.members.set_my_share(signed)
             self.members.learn((), (signed,))
         await self.api.start()
+        self._look_around()
+
+    def _look_around(self) -> None:
+        """Find members in the local network; a command looks only where it takes long and somebody may be there."""
+        host, _ = _listen_of(self.settings.get("listen"))
+        if not self.settings.get("lan", True):
+            return
+        if self.is_member:
+            self._spawn(self.nearby.run(host, self.server.port))
+        elif reach_of(address for member in self.gossip.others() for address in self._addresses_of(member)) != "this computer":
+            self._spawn(self.nearby.run(host, 0, LOOK_AROUND_AFTER_S))
 
     def begin(self) -> None:
         """Go to work: gossip, and as a member offer the shares that are remembered."""
@@ -290,8 +306,10 @@ class Node:
         asking = {asyncio.create_task(self.gossip.exchange(member)) for member in chosen}
         known = {address for member in chosen for address in self._addresses_of(member)}
         asking |= {asyncio.create_task(self._meet(address)) for address in self.settings["peers"] if address not in known}
+        met: asyncio.Task[bool] = asyncio.create_task(self.nearby.met.wait())
+        asking.add(met)
         deadline = time.monotonic() + REFRESH_S.get(operation, 2.0)
-        while asking and (left_s := deadline - time.monotonic()) > 0:
+        while asking - {met} and (left_s := deadline - time.monotonic()) > 0:
             done, asking = await asyncio.wait(asking, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             if any(task.result() for task in done):
                 deadline = min(deadline, time.monotonic() + REFRESH_GRACE_S)
