@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..core.wire import join_address
-from ..errors import LocalError
+from ..errors import Unreachable
 from ..limits import MAX_ADDRESSES, MAX_NEARBY
 from .addresses import interface_addresses
 
@@ -96,9 +96,9 @@ class Lan:
 
 @contextlib.asynccontextmanager
 async def on_lan(hosts: list[str]) -> AsyncIterator[Lan]:
-    """Speak and listen on the interfaces that have these addresses; raises LocalError where that cannot be."""
+    """Speak and listen on the interfaces that have these addresses; raises Unreachable where that cannot be."""
     if not hosts:
-        raise LocalError("This computer is in no network.")
+        raise Unreachable("This computer is in no network.", "Is it connected? Else give an address with --peer HOST:PORT.")
     await asyncio.to_thread(_load)
     from zeroconf.asyncio import AsyncZeroconf
 
@@ -106,7 +106,7 @@ async def on_lan(hosts: list[str]) -> AsyncIterator[Lan]:
         zeroconf = AsyncZeroconf(interfaces=[host for host in hosts if ":" not in host] or hosts)
         await zeroconf.zeroconf.async_wait_for_start()
     except Exception as error:  # the library tells of missing networks by errors of many kinds
-        raise LocalError(f"Nothing can be said in this network ({error!r}).") from error
+        raise Unreachable(f"Nothing can be said in this network ({error!r}).") from error
     try:
         yield Lan(zeroconf, hosts)
     finally:

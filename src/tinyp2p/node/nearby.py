@@ -9,7 +9,7 @@ from contextlib import aclosing
 from datetime import UTC, date, datetime, timedelta
 
 from ..core.group import lan_tag
-from ..errors import LocalError
+from ..errors import Unreachable
 from ..limits import LAN_CHECK_S, MAX_NEARBY, RETRY_MAX_S
 from ..model import MemberId
 from ..net.lan import Service, lan_hosts, on_lan
@@ -65,7 +65,7 @@ class Nearby:
                 async for service in services:
                     if service.values.get(b"t") in tags and service.name != mine:
                         self._note(service)
-        except LocalError as error:
+        except Unreachable as error:
             log.info("not in the local network reason=%s", error)
         except Exception:
             log.exception("local network failed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from ..errors import HomeBusy, NothingMatched, UsageError
 from ..model import MemberId, ShareKey
 from .folders import check_folder, share_name
 from .get_job import Request
+from .pairing import show_codes
 from .search import Wish, time_text
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class Operations:
             "share": self.share,
             "unshare": self.unshare,
             "invite": self.invite,
+            "code": self.code,
             "members": self.members,
             "find": self.find,
             "ls": self.ls,
@@ -153,6 +156,12 @@ class Operations:
             "addresses": addresses,
             "reach": self.node.reach(self.node.members.members[self.node.me].record.addresses),
         }
+
+    async def code(self, _request: dict[str, Any]) -> AsyncIterator[Event]:
+        """Codes that let somebody in, shown until one was used."""
+        async with aclosing(show_codes(self.node)) as events:
+            async for event in events:
+                yield event
 
     async def members(self, _request: dict[str, Any]) -> AsyncIterator[Event]:
         """Everyone who is known, oneself first."""

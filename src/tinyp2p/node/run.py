@@ -43,9 +43,6 @@ async def _member_events(home: GroupHome, options: dict[str, Any]) -> AsyncItera
         remembered = list(node.shares.own.values())
         offered = await _offered(node, {**options, "folders": folders})
         record = node.members.members[node.me]
-        invite = None
-        if options.get("invite") and record.peer.role == "keyholder" and node.settings.get("kind") != "password":
-            invite = node.admitting.invite(1, 7 * 86400, node.invite_addresses()).encode()
         yield {
             "event": "ready",
             "member": node.me,
@@ -53,10 +50,11 @@ async def _member_events(home: GroupHome, options: dict[str, Any]) -> AsyncItera
             "address": record.record.addresses[0],
             "group": node.group.name,
             "new": bool(options.get("new")),
-            "invite": invite,
             "reach": node.reach(record.record.addresses),
             "role": record.peer.role,
         }
+        if options.get("code") and record.peer.role == "keyholder":
+            node.spawn_notices(node.operations.run("code", {}))
         for share in dict.fromkeys(share.name for share in [*remembered, *offered]):
             node.spawn_notices(node.operations.scanned(node.shares.own[share]))
         while True:
@@ -82,7 +80,7 @@ async def _offered(node: Node, request: Event) -> list[OwnShare]:
 async def _once_events(home: GroupHome, operation: str, request: dict[str, Any]) -> AsyncIterator[Event]:
     node = Node(home, {}, is_member=False)
     try:
-        await node.start(listens=operation == "get")
+        await node.start(listens=operation in ("get", "code"))
         await node.refresh(operation)
         if node.listens:
             node.begin()
