@@ -17,7 +17,6 @@ from ..errors import HomeBusy, NothingMatched, UsageError
 from ..model import MemberId, ShareKey
 from .folders import check_folder, share_name
 from .get_job import Request
-from .pairing import show_codes
 from .search import Wish, time_text
 
 if TYPE_CHECKING:
@@ -159,6 +158,8 @@ class Operations:
 
     async def code(self, _request: dict[str, Any]) -> AsyncIterator[Event]:
         """Codes that let somebody in, shown until one was used."""
+        from .pairing import show_codes  # what codes need takes a while to load
+
         async with aclosing(show_codes(self.node)) as events:
             async for event in events:
                 yield event
