@@ -30,9 +30,11 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-# One test asks with curl, as docs/protocol.md says anybody can; without it, and without root to install it, that test is skipped by name.
+# One test asks with curl, as docs/protocol.md says anybody can, and those of a local network make one with ip; without them, and without root
+# to install them, these tests are skipped by name.
 system:
-	@command -v curl >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq curl; } || true
+	@{ command -v curl && command -v ip; } >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get update -qq && apt-get install -y -qq curl iproute2; } || true
 
 test: system lint types
 	$(BIN)/python -m pytest

@@ -25,7 +25,7 @@ ECHOED_NAME_LENGTH = 20
 COMMANDS = {
     "share": ("share", "share"),
     "unshare": ("share", "unshare"),
-    "join": ("people", "join"),
+    "join": ("join", "join"),
     "invite": ("people", "invite"),
     "members": ("people", "members"),
     "find": ("find", "find"),
@@ -44,7 +44,7 @@ COMMANDS = {
 EXAMPLES = """\b
 Examples:
   tinyp2p share ~/Photos     share a folder with your group
-  tinyp2p join               enter a group with an invite
+  tinyp2p join               enter a group with an invite or a code
   tinyp2p find beach         what does anyone have with "beach" in its name?
   tinyp2p get beach          fetch it into the current folder
 

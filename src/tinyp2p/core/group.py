@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 import unicodedata
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from urllib.parse import quote
 
 from argon2.low_level import Type, hash_secret_raw
@@ -155,6 +155,11 @@ def server_digest(secret: bytes) -> bytes:
 def server_name(secret: bytes) -> str:
     """The TLS server name that only those in the group know."""
     return f"{b32(server_digest(secret))}.{SERVER_DOMAIN}"
+
+
+def lan_tag(secret: bytes, day: date) -> str:
+    """By what members know each other in a local network that day (UTC); to others it is noise."""
+    return b32(hmac.digest(secret, f"mdns {day.isoformat()}".encode(), "sha256")[:10])
 
 
 def check_certificate(group_public: bytes, der: bytes) -> Peer:

@@ -35,6 +35,7 @@ from .gossip import GossipLoop
 from .keeping import Keeping
 from .lanes import Lanes
 from .local_api import LocalApi
+from .nearby import Nearby
 from .operations import Event, Operations
 from .rate import Rate
 from .routes import Routes
@@ -47,6 +48,7 @@ from .sync import Sync
 log = logging.getLogger(__name__)
 REFRESH_GRACE_S = 0.3
 REFRESH_MEMBERS = 32
+LOOK_AROUND_AFTER_S = 0.5
 REFRESH_S = {"get": 8.0, "find": 3.0, "ls": 3.0, "members": 3.0, "status": 2.0, "unshare": 3.0}
 SETTLE_S = {"get": 20.0, "find": 5.0, "ls": 5.0, "members": 2.0}
 SERVED_EVERY_S = 10.0
@@ -87,6 +89,8 @@ class Node:
         for name in ("listen", "advertise", "name"):
             if options.get(name):
                 settings[name] = options[name]
+        if "lan" in options:
+            settings["lan"] = options["lan"]
         for address in options.get("peers") or []:
             split_address(address)
         settings["peers"] = list(dict.fromkeys([*(options.get("peers") or []), *settings.get("peers", [])]))[:MAX_ADDRESSES]
@@ -108,6 +112,7 @@ class Node:
         self.dialer = Dialer(self.credentials, self._addresses_of, self.revoked, time.time)
         self.gossip = GossipLoop(self.members, self.dialer, self.notes, self.settings["peers"], self._heard)
         self.keeping = Keeping(self.home, self.group, self.members, self.notes, self.dialer, self.gossip)
+        self.nearby = Nearby(self.group.secret, self.gossip)
         self.sync = Sync(self.members, self.catalogs, self.dialer, self.gossip.presence)
         self.shares = Shares(self.key, self.members, self.catalogs, self.local, self.notes, self.gossip.tell)
         self.content = Content(self.me, self.members, self.catalogs, self.local, self._root_of, Rate(self.limit_rate))
@@ -141,6 +146,7 @@ class Node:
 
     def _secret_changed(self, group: Group) -> None:
         self.group = self.admitting.group = group
+        self.nearby.update(group.secret)
 
     def _tell_user(self, message: str, hint: str) -> None:
         self.notices.put_nowait({"event": "notice", "level": "warning", "message": message, "hint": hint})
@@ -202,6 +208,17 @@ class Node:
                     self.members.set_my_share(signed)
             self.members.learn((), (signed,))
         await self.api.start()
+        self._look_around()
+
+    def _look_around(self) -> None:
+        """Find members in the local network; a command looks only where it takes long and somebody may be there."""
+        host, _ = _listen_of(self.settings.get("listen"))
+        if not self.settings.get("lan", True):
+            return
+        if self.is_member:
+            self.spawn(self.nearby.run(host, self.server.port))
+        elif reach_of(address for member in self.gossip.others() for address in self._addresses_of(member)) != "this computer":
+            self.spawn(self.nearby.run(host, 0, LOOK_AROUND_AFTER_S))
 
     def begin(self) -> None:
         """Go to work: gossip, and as a member offer the shares that are remembered."""
@@ -332,8 +349,10 @@ class Node:
         asking = {asyncio.create_task(self.gossip.exchange(member)) for member in chosen}
         known = {address for member in chosen for address in self._addresses_of(member)}
         asking |= {asyncio.create_task(self._meet(address)) for address in self.settings["peers"] if address not in known}
+        met: asyncio.Task[bool] = asyncio.create_task(self.nearby.met.wait())
+        asking.add(met)
         deadline = time.monotonic() + REFRESH_S.get(operation, 2.0)
-        while asking and (left_s := deadline - time.monotonic()) > 0:
+        while asking - {met} and (left_s := deadline - time.monotonic()) > 0:
             done, asking = await asyncio.wait(asking, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             if any(task.result() for task in done):
                 deadline = min(deadline, time.monotonic() + REFRESH_GRACE_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ class Operations:
         method = {
             "share": self.share,
             "unshare": self.unshare,
+            "code": self.code,
             "find": self.find,
             "ls": self.ls,
             "get": self.get,
@@ -139,6 +141,14 @@ class Operations:
         }
         node.notices.put_nowait(event)
         yield event
+
+    async def code(self, _request: dict[str, Any]) -> AsyncIterator[Event]:
+        """Codes that let somebody in, shown until one was used."""
+        from .pairing import show_codes  # what codes need takes a while to load
+
+        async with aclosing(show_codes(self.node)) as events:
+            async for event in events:
+                yield event
 
     # --- finding and getting ----------------------------------------------------------------------------------------
     async def find(self, request: dict[str, Any]) -> AsyncIterator[Event]:

@@ -42,7 +42,7 @@ async def _member_events(home: GroupHome, options: dict[str, Any]) -> AsyncItera
             yield event
         if not node.keeping.renewed.is_set():
             return
-        options = {**options, "invite": None, "new": False, "port": node.server.port}
+        options = {**options, "new": False, "port": node.server.port}
 
 
 async def _member_life(node: Node, options: dict[str, Any]) -> AsyncIterator[Event]:
@@ -55,9 +55,6 @@ async def _member_life(node: Node, options: dict[str, Any]) -> AsyncIterator[Eve
         remembered = list(node.shares.own.values())
         offered = await _offered(node, {**options, "folders": folders})
         record = node.members.members[node.me]
-        invite = None
-        if options.get("invite") and record.peer.role == "keyholder" and node.settings.get("kind") != "password":
-            invite = node.admitting.invite(1, 7 * 86400, node.invite_addresses()).encode()
         yield {
             "event": "ready",
             "member": node.me,
@@ -65,10 +62,11 @@ async def _member_life(node: Node, options: dict[str, Any]) -> AsyncIterator[Eve
             "address": record.record.addresses[0],
             "group": node.group.name,
             "new": bool(options.get("new")),
-            "invite": invite,
             "reach": node.reach(record.record.addresses),
             "role": record.peer.role,
         }
+        if options.get("code") and record.peer.role == "keyholder":
+            node.spawn_notices(node.operations.run("code", {}))
         for share in dict.fromkeys(share.name for share in [*remembered, *offered]):
             node.spawn_notices(node.operations.scanned(node.shares.own[share]))
         node.spawn(_when_keys_change(node))
@@ -103,7 +101,7 @@ async def _offered(node: Node, request: Event) -> list[OwnShare]:
 async def _once_events(home: GroupHome, operation: str, request: dict[str, Any]) -> AsyncIterator[Event]:
     node = Node(home, {}, is_member=False)
     try:
-        await node.start(listens=operation == "get")
+        await node.start(listens=operation in ("get", "code"))
         await node.refresh(operation)
         if node.keeping.renewed.is_set():
             await node.close()
