@@ -21,6 +21,8 @@ from .node import SETTLE_S, Node
 from .operations import Event
 from .own_share import OwnShare
 
+SECRETS_IN_ENVIRONMENT = ("TINYP2P_PASSWORD", "TINYP2P_INVITE")
+
 
 def run_member(home: GroupHome, options: dict[str, Any]) -> Generator[Event]:
     """Run a member until the generator is closed; its events as docs/local-api.md tells them. Raises LocalErrors."""
@@ -97,6 +99,9 @@ async def _once_events(home: GroupHome, operation: str, request: dict[str, Any])
 
 def _locked(home: GroupHome, events: AsyncIterator[Event]) -> Generator[Event]:
     """Drive a node's events from a thread that waits for them, as the one process of this home."""
+    home.check_private()
+    for name in SECRETS_IN_ENVIRONMENT:  # they have been read, and no child is to inherit them
+        os.environ.pop(name, None)
     lock = home.lock()
     if lock is None:
         raise HomeBusy("Another tinyp2p is at work in this home.", "Wait a moment, then try again.")
