@@ -84,7 +84,8 @@ def _content(number: int) -> bytes:
 
 async def asked(connection: Connection, request: Request, tally: Tally) -> None:
     method, target, body, headers, is_right = request
-    answer = await asyncio.wait_for(connection.send(method, target, body, headers), 30)
+    async with asyncio.timeout(30):
+        answer = await connection.send(method, target, body, headers)
     tally["answered" if is_right(answer.status, answer.body) else f"wrong answer to {target[:12]} ({answer.status})"] += 1
 
 
@@ -176,9 +177,10 @@ async def _crowd(door: Door, members: range, strangers: int, knock_s: float, sto
     tasks = [asyncio.ensure_future(each) for each in work]
     await asyncio.to_thread(stop.wait)
     tally.update(f"lost: {task.exception()!r}" for task in tasks if task.done() and not task.cancelled())
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    while tasks:  # one that has just been answered may not hear of it at once
+        for task in tasks:
+            task.cancel()
+        tasks = list((await asyncio.wait(tasks, timeout=1))[1])
 
 
 async def _again(door: Door, number: int, tally: Tally) -> None:

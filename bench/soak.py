@@ -114,6 +114,7 @@ async def _honest(door: Door, number: int, until_s: float, tally: Tally, waits: 
             await asked(connection, request, tally)
             waits.append(time.monotonic() - began)
     connection.close()
+    await connection.closed
 
 
 @dataclass(frozen=True)
@@ -168,9 +169,8 @@ def soak(seconds: float, members: int, strangers: int, knock_s: float, alone_s: 
     """Measure, be crowded, measure again, and wait until the crowd is forgotten."""
     with tempfile.TemporaryDirectory(prefix="soak-") as folder, Member(Path(folder)) as member:
         door = door_of(member, HONEST + members)
-        alone = honest_rate(member, door, alone_s)
-        time.sleep(1)  # the honest have hung up
         before = member.descriptors()
+        alone = honest_rate(member, door, alone_s)
         with crowded(door, HONEST, members, strangers, knock_s) as crowd:
             time.sleep(min(seconds / 4, PAUSE_S + 2))  # until the crowd is there
             during = honest_rate(member, door, seconds)
