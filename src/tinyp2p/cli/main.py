@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 import click
 
 from .. import __version__
-from ..core.names import printable
 from ..errors import TinyP2PError
 from .link import Failed
 from .options import Settings, global_options
@@ -145,9 +144,7 @@ def _show_log() -> None:
     """With -v the program's own log goes to stderr too, one safe line for each."""
     import logging
 
-    class SafeFormatter(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            return "\n".join(printable(line) for line in super().format(record).split("\n"))
+    from ..disk.log import SafeFormatter
 
     handler = logging.StreamHandler()
     handler.setFormatter(SafeFormatter("%(name)s: %(message)s"))
