@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -126,3 +127,15 @@ def test_an_invite_between_clocks_that_differ(peers: Peers, tmp_path: Path) -> N
     early = at(peers.home("ben"), -16 * YEAR_S)
     early.join(anna.invite())
     assert raw.find(early, "*") == [] and early.run("members").code == 0
+
+
+# --- limits ---------------------------------------------------------------------------------------------------------------
+def test_a_low_limit_of_open_files_is_raised(peers: Peers, tmp_path: Path) -> None:
+    """Most systems begin with 1,024, fewer than the connections that a member takes."""
+    write(tmp_path / "A/note.txt", 10)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    few = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))  # noqa: E731
+    running = peers.home("anna").start("share", "--new", tmp_path / "A", "--listen", "127.0.0.1:0", preexec=few)
+    running.event("ready")
+    limit = next(line for line in Path(f"/proc/{running.process.pid}/limits").read_text().splitlines() if line.startswith("Max open files"))
+    assert int(limit.split()[3]) == min(8192, hard)
