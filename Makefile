@@ -4,13 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DIR ?=
+SECONDS ?= 120
 
-.PHONY: help demo test lint types cover system clean
+.PHONY: help demo test lint types cover soak system clean
 
 help:
 	@echo "make demo [DIR=~/Photos]   three peers on this computer share, find and get (about a minute)"
 	@echo "make test                  lint, types and all tests"
 	@echo "make cover                 the tests of core/ with their statement coverage"
+	@echo "make soak [SECONDS=120]    one member in bad company: 500 members' connections, 500 strangers, and honest members measured"
 	@echo "make clean                 remove the virtual environment and caches"
 
 # The lock file holds versions and hashes of everything that is installed.
@@ -41,6 +43,9 @@ test: system lint types
 
 cover: $(STAMP)
 	$(BIN)/python -m pytest tests/core tests/sim --cov=tinyp2p.core --cov-report=term-missing --cov-fail-under=95
+
+soak: $(STAMP)
+	$(BIN)/python -m bench.soak --seconds $(SECONDS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

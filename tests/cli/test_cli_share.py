@@ -255,7 +255,10 @@ def test_invite_alone_on_stdout(member, tinyp2p):
     assert ran.out == fake_node.INVITE + "\n"
     assert ran.err.startswith("Good for 5 people until 20") and "(2 h), from this network.\n" in ran.err and "tinyp2p join" in ran.err
     assert fake.requests == [("invite", {"uses": 5, "expires_s": 7200, "guest": False, "keyholder": False, "shares": []})]
-    assert tinyp2p("invite").code == 0 and fake.requests[1] == ("invite", {"uses": 1, "expires_s": 604800})
+    assert tinyp2p("invite").code == 0 and fake.requests[1] == (
+        "invite",
+        {"uses": 1, "expires_s": 604800, "guest": False, "keyholder": False, "shares": []},
+    )
 
 
 def test_invite_by_code(member, tinyp2p):

@@ -17,7 +17,7 @@ from .link import Waiting, events
 from .options import CommaList, Settings, command, flat, option
 from .show import Event, event_line, names, result, say
 
-KEPT = ("group.crt", "group.secret", "group.key", "member.key", "member.crt", "settings.json")
+KEPT = ("group.crt", "group.secret", "group.key", "member.key", "member.crt", "settings.json", "secret.json", "former.json", "former.crt")
 ENDS_WITHIN_S = 15.0
 
 

@@ -63,18 +63,19 @@ class ToldWhy(ssl.SSLObject):
     raised when something comes after that. The other end closes on an alert; the time limit of handshakes ends the connection of one that does not.
     """
 
-    _failure: ssl.SSLError | None = None
+    _failure = ""
 
     def do_handshake(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+        if self._failure:
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, self._failure)
         try:
             super().do_handshake()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError):
             raise
         except ssl.SSLError as error:
-            self._failure = error
-            raise ssl.SSLWantReadError from error
+            # Not the error itself: its traceback leads back here, and such rings pile up, each with OpenSSL's buffers, until the collector comes by.
+            self._failure = str(error)
+            raise ssl.SSLWantReadError from None
 
 
 def server_context(credentials: Credentials) -> ssl.SSLContext:

@@ -18,7 +18,7 @@ from ..core.identity import SigningKey, der_of, pem_of, public_bytes
 from ..core.members import Members, News
 from ..core.notices import sign_notice
 from ..core.renewal import check_renewal, sign_renewal
-from ..core.wire import Notice, Promotion, Renewed, SignedRenewal
+from ..core.wire import Notice, Promotion, Renewed, SignedRecord, SignedRenewal
 from ..disk.home import GroupHome
 from ..disk.notes import Notes
 from ..errors import AnswerError, Malformed, Refused, TinyP2PError, Unreachable
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 NAMES_KEPT = 8
 NO_KEYHOLDER = "Only a keyholder can do that."
 FORMER = "former.json"
+NEWEST = "secret.json"
+NEWEST_KEY = "secret "
 Telling = dict[MemberId, asyncio.Task[bool]]
 
 
@@ -56,7 +58,8 @@ class Keeping:
     # --- notices ----------------------------------------------------------------------------------------------------
     def load(self) -> None:
         """Take up where this member left off: notices learned, names and keys that were in force before."""
-        self.members.learn((), (), self.notes.notices())
+        newest = self.home.read(NEWEST)
+        self.members.learn((), (), [*self.notes.notices(), *([wire.decode(newest, SignedRecord)] if newest else [])])
         self.credentials.former_names = list(self.home.settings().get("former_names", []))
         raw = self.home.read(FORMER)
         if raw is not None:
@@ -69,7 +72,10 @@ class Keeping:
         """Carry out notices that are news here."""
         if not notices:
             return
-        self.notes.later(self.notes.keep_records, "notice", list(self.members.notices.signed.items()))
+        kept = {key: signed for key, signed in self.members.notices.signed.items() if key != NEWEST_KEY}
+        self.notes.later(self.notes.keep_records, "notice", list(kept.items()))
+        if NEWEST_KEY in self.members.notices.signed:  # the index is no place for a secret: it is kept in files for keys alone
+            self.home.write(NEWEST, wire.encode(self.members.notices.signed[NEWEST_KEY]))
         for notice in notices:
             log.info("notice kind=%s subject=%s by=%s", notice.kind, notice.subject, notice.by)
         self._take_secret()
@@ -235,6 +241,7 @@ class Keeping:
                 FORMER: json.dumps(former).encode(),
                 "group.crt": pem_of(new.certificate),
                 "group.secret": new.secret.hex().encode(),
+                NEWEST: None,
                 "group.key": key.pem() if key is not None and key.public == new.public else None,
                 "member.crt": pem_of(certificate),
             }

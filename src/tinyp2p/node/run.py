@@ -11,17 +11,17 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Generator
-from logging.handlers import RotatingFileHandler
 from typing import Any
 
 from ..disk.home import GroupHome
+from ..disk.log import log_to
 from ..errors import HomeBusy, NothingMatched, TinyP2PError, UsageError
-from ..limits import MIB
 from .node import SETTLE_S, Node
 from .operations import Event
 from .own_share import OwnShare
 
 OPERATIONS_END_S = 5.0
+SECRETS_IN_ENVIRONMENT = ("TINYP2P_PASSWORD", "TINYP2P_INVITE")
 
 
 def run_member(home: GroupHome, options: dict[str, Any]) -> Generator[Event]:
@@ -121,6 +121,9 @@ async def _once_events(home: GroupHome, operation: str, request: dict[str, Any])
 
 def _locked(home: GroupHome, events: AsyncIterator[Event]) -> Generator[Event]:
     """Drive a node's events from a thread that waits for them, as the one process of this home."""
+    home.check_private()
+    for name in SECRETS_IN_ENVIRONMENT:  # they have been read, and no child is to inherit them
+        os.environ.pop(name, None)
     lock = home.lock()
     if lock is None:
         raise HomeBusy("Another tinyp2p is at work in this home.", "Wait a moment, then try again.")
@@ -146,18 +149,6 @@ def _locked(home: GroupHome, events: AsyncIterator[Event]) -> Generator[Event]:
 def _log_problem(_loop: asyncio.AbstractEventLoop, problem: dict[str, Any]) -> None:
     """What goes wrong beside all requests, such as a connection that breaks in the middle of its handshake, is for the log."""
     logging.getLogger(__name__).info("loop problem message=%s error=%r", problem.get("message"), problem.get("exception"))
-
-
-def log_to(path: str) -> logging.Handler:
-    """Keep the program's log in the group's folder: the last megabyte or two, for this user only."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-    handler = RotatingFileHandler(path, maxBytes=MIB, backupCount=1, encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    handler.setLevel(logging.INFO)
-    logger = logging.getLogger("tinyp2p")
-    logger.addHandler(handler)
-    logger.setLevel(min(logger.level or logging.INFO, logging.INFO))
-    return handler
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
