@@ -20,6 +20,19 @@ ALPN = "http/1.1"
 
 # --- what we accept from others --------------------------------------------------------------------------------------
 MAX_HEADER_BYTES = 16 * KIB
+MAX_HEADERS = 64
+MAX_KNOCKS = 512  # unfinished handshakes
+MAX_KNOCKS_OF_ONE = 128
+MAX_CONNECTIONS = 2_000
+MAX_CONNECTIONS_OF_ONE = 256
+# Requests at work: for content, for what is worked out (lists, manifests, rechecks), and others.
+MAX_CONTENT = 256
+MAX_CONTENT_OF_ONE = 48
+MAX_CONTENT_SPARED = 4  # the first few of each member find room however many the others have
+MAX_LISTS = 4
+MAX_LISTS_OF_ONE = 3
+MAX_REQUESTS = 1_024
+MAX_REQUESTS_OF_ONE = 64
 MAX_JSON_BYTES = 4 * MIB
 MAX_CHANGES_BYTES = 128 * MIB
 MAX_BUCKET_BYTES = 16 * MIB
@@ -43,7 +56,9 @@ REQUEST_TIMEOUT_S = 20.0
 SLOWEST_LINE = 64 * KIB  # bytes a second below which a long answer is given up
 STALL_TIMEOUT_S = 20.0
 KEEP_ALIVE_S = 60
-MAX_CONNECTIONS = 2_000
+SEND_STALL_S = 300.0  # for the next MiB to be taken: a very slow line, shared by many transfers, is none
+BUSY_WAITS_S = (0.5, 1.0, 2.0)  # before a busy member is asked again
+BUSY_AFTER_S = 5.0  # how long a request waits for its turn
 GOSSIP_INTERVAL_S = 2.0
 GOSSIP_FANOUT = 3
 PUSH_ALL_BELOW = 16

@@ -22,7 +22,6 @@ from ..disk.parts import Part
 from ..errors import AnswerError, ConnectionLost, NotAllHere, TinyP2PError, WrongBytes
 from ..limits import CHUNK_SIZE, HASH_SIZE, MAX_MANIFEST_BYTES, REQUEST_TIMEOUT_S
 from ..model import Cid, Entry, MemberId, ShareKey
-from ..net.client import check
 from .content import FileSource, Source
 from .download import Download, insists
 from .gossip import Presence
@@ -218,7 +217,7 @@ class Swarm:
             sink = OneBuffer()
             try:
                 async with asyncio.timeout(REQUEST_TIMEOUT_S):
-                    check(await connection.send("GET", f"/v1/blob/{cid}", sink=sink, expected=size))
+                    await connection.fetch(f"/v1/blob/{cid}", sink, size)
             except TimeoutError:
                 raise ConnectionLost("A member sends too slowly.") from None
             finally:
