@@ -31,12 +31,16 @@ MAX_CONTENT_OF_ONE = 48
 MAX_CONTENT_SPARED = 4  # the first few of each member find room however many the others have
 MAX_LISTS = 4
 MAX_LISTS_OF_ONE = 3
+MAX_GROWING_OF_ONE = 64  # files hashed on demand
 MAX_REQUESTS = 1_024
 MAX_REQUESTS_OF_ONE = 64
 MAX_JSON_BYTES = 4 * MIB
 MAX_CHANGES_BYTES = 128 * MIB
 MAX_BUCKET_BYTES = 16 * MIB
 MAX_BUCKET_BITS = 20
+# A short entry takes several times its bytes in memory, so they are counted (by their brackets) before they are decoded.
+MAX_CHANGES_BRACKETS = 1_000_000
+MAX_BUCKET_BRACKETS = 64 * KIB
 MAX_MANIFEST_BYTES = 256 * MIB
 MAX_RECORDS = 2_000
 MAX_RECORD_BYTES = 64 * KIB
@@ -44,6 +48,7 @@ MAX_AUDIENCE = 1_000
 MAX_ADDRESSES = 16
 MAX_MEMBERS = 10_000
 MAX_SHARES_PER_MEMBER = 1_000
+MAX_HELD_BYTES = 256 * MIB  # of all records
 MAX_ENTRIES_PER_SHARE = 20_000_000
 INDEX_BUDGET_ENTRIES = 50_000_000
 

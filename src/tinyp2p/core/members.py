@@ -5,11 +5,12 @@ A state machine: records and messages go in, what is new and the next message co
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..errors import Malformed
-from ..limits import MAX_JSON_BYTES, MAX_MEMBERS, MAX_RECORDS, MAX_SHARES_PER_MEMBER, MIB
+from ..limits import MAX_HELD_BYTES, MAX_JSON_BYTES, MAX_MEMBERS, MAX_RECORDS, MAX_SHARES_PER_MEMBER, MIB
 from ..model import MEMBER_ROLES, GroupId, MemberId, Peer, ShareKey
 from .group import check_certificate
 from .identity import SigningKey, is_signed, public_bytes, read_certificate
@@ -66,7 +67,7 @@ def sign_share(key: SigningKey, record: ShareRecord) -> SignedRecord:
     return SignedRecord(body, key.sign(SHARE_DOMAIN + body))
 
 
-def _fitting(records: list[SignedRecord], share_records: list[SignedRecord]) -> tuple[list[SignedRecord], list[SignedRecord]]:
+def fitting(records: list[SignedRecord], share_records: list[SignedRecord]) -> tuple[list[SignedRecord], list[SignedRecord]]:
     """As many of these as one message may carry; the rest follows in the next round."""
     fitting: tuple[list[SignedRecord], list[SignedRecord]] = ([], [])
     size_bytes = 0
@@ -80,7 +81,7 @@ def _fitting(records: list[SignedRecord], share_records: list[SignedRecord]) -> 
 
 
 def _gossip(records: list[SignedRecord], share_records: list[SignedRecord]) -> Gossip | None:
-    return Gossip({}, {}, *_fitting(records, share_records)) if records or share_records else None
+    return Gossip({}, {}, *fitting(records, share_records)) if records or share_records else None
 
 
 class Members:
@@ -97,15 +98,17 @@ class Members:
         self.highest_seen: dict[str, int] = {}
         self.past_shares: dict[str, ShareRecord] = {}
         self.foreign_boots: dict[str, int] = {}
+        self.held_bytes = 0
+        self._share_counts: Counter[str] = Counter()
         self.doubled = False
 
     # --- learning ---------------------------------------------------------------------------------------------------
-    def learn(self, records: Iterable[SignedRecord], share_records: Iterable[SignedRecord]) -> News:
-        """Take in records from anyone: the forged and the old change nothing."""
+    def learn(self, records: Iterable[SignedRecord], share_records: Iterable[SignedRecord], teller: MemberId | None = None) -> News:
+        """Take in records from anyone: the forged and the old change nothing. `teller` is who sent them, by its certificate."""
         news = News()
         for signed in records:
             try:
-                member = self._learn_member(signed)
+                member = self._learn_member(signed, teller)
             except Malformed:
                 news.rejected += 1
                 continue
@@ -121,7 +124,7 @@ class Members:
                 news.shares.append(key)
         return news
 
-    def _learn_member(self, signed: SignedRecord) -> MemberId | None:
+    def _learn_member(self, signed: SignedRecord, teller: MemberId | None) -> MemberId | None:
         record = decode_member_record(signed)
         if record.group != self.group_id:
             raise Malformed("A record of another group.")
@@ -134,10 +137,21 @@ class Members:
         if peer.member == self.me:
             self._heard_of_me(record)
             return None
-        if peer.member not in self.members and len(self.members) >= MAX_MEMBERS:
+        known = self.members.get(peer.member)
+        # Some room is kept for those who come themselves, since names can be made up faster than connections.
+        room = MAX_MEMBERS if peer.member != teller else MAX_MEMBERS + MAX_MEMBERS // 10
+        if known is None and len(self.members) >= room:
             raise Malformed("Too many members.")
+        self._hold(signed, known.signed if known else None)
         self.members[peer.member] = KnownMember(record, signed, peer)
         return peer.member
+
+    def _hold(self, signed: SignedRecord, instead_of: SignedRecord | None) -> None:
+        """Account for a record; what is here stays, and may be replaced by what is not longer, however full it is."""
+        more = len(signed.body) - (len(instead_of.body) if instead_of else 0)
+        if more > 0 and self.held_bytes + more > MAX_HELD_BYTES:
+            raise Malformed("Too many records.")
+        self.held_bytes += more
 
     def _heard_of_me(self, record: MemberRecord) -> None:
         if record.boot == self.boot:
@@ -166,8 +180,10 @@ class Members:
                     self.past_shares[record.share] = record
                 self._saw(str(key), record.version)
             return None
-        if not known and sum(other.member == key.member for other in self.shares) >= MAX_SHARES_PER_MEMBER:
+        if not known and self._share_counts[key.member] >= MAX_SHARES_PER_MEMBER:
             raise Malformed("Too many shares.")
+        self._hold(signed, known.signed if known else None)
+        self._share_counts[key.member] += not known
         self.shares[key] = KnownShare(record, signed)
         return key
 
@@ -222,7 +238,7 @@ class Members:
 
     def answer(self, asker: MemberId, message: Gossip) -> tuple[GossipAnswer, News]:
         """What to say to a message, and what it taught."""
-        news = self.learn(message.records, message.share_records)
+        news = self.learn(message.records, message.share_records, asker)
         if not message.digest:
             return GossipAnswer(), news
         shares = {str(key): known for key, known in self.visible_shares(asker).items()}
@@ -231,7 +247,7 @@ class Members:
         want = [member for member, version in message.members.items() if version > self._version_of(member)]
         # A share that the asker may not see counts as unknown here, or the answer would tell an outsider that it exists.
         want_shares = [key for key, version in message.shares.items() if key not in shares or version > shares[key].record.version]
-        return GossipAnswer(*_fitting(newer, newer_shares), want[:MAX_RECORDS], want_shares[:MAX_RECORDS]), news
+        return GossipAnswer(*fitting(newer, newer_shares), want[:MAX_RECORDS], want_shares[:MAX_RECORDS]), news
 
     def _version_of(self, member: str) -> int:
         known = self.members.get(MemberId(member))
@@ -239,7 +255,7 @@ class Members:
 
     def answered(self, by: MemberId, answer: GossipAnswer) -> tuple[Gossip | None, News]:
         """What an answer taught, and what its sender wants to have next, if anything."""
-        news = self.learn(answer.records, answer.share_records)
+        news = self.learn(answer.records, answer.share_records, by)
         records = [self.members[MemberId(member)].signed for member in answer.want_members if member in self.members]
         shares = {str(key): known.signed for key, known in self.visible_shares(by).items()}
         share_records = [shares[key] for key in answer.want_shares if key in shares]
