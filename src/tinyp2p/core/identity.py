@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.x509.oid import NameOID
@@ -15,6 +15,8 @@ from ..limits import HASH_SIZE, ID_LENGTH
 from ..model import MemberId, Peer, Role
 from .chunks import b32, b32_bytes
 
+# All that the library says of bytes that are no key or certificate; the fuzzer has met each.
+UNREADABLE = (ValueError, TypeError, OverflowError, UnsupportedAlgorithm, InternalError, x509.InvalidVersion)
 ROLES: dict[str, Role] = {"keyholder": "keyholder", "member": "member", "guest": "guest", "invite": "invite"}
 
 
@@ -60,7 +62,7 @@ class SigningKey:
     def from_pem(cls, pem: bytes) -> SigningKey:
         try:
             private = serialization.load_pem_private_key(pem, None)
-        except ValueError as error:
+        except UNREADABLE as error:
             raise Malformed("A key file is damaged.") from error
         if not isinstance(private, Ed25519PrivateKey):
             raise Malformed("A key file holds another kind of key.")
@@ -100,7 +102,7 @@ def read_certificate(der: bytes) -> tuple[x509.Certificate, Peer]:
         public = certificate.public_key()
         subject = {attribute.oid: str(attribute.value) for attribute in certificate.subject}
         expires = certificate.not_valid_after_utc.timestamp()
-    except (ValueError, TypeError, OverflowError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+    except UNREADABLE as error:
         raise Malformed("A certificate is damaged.") from error
     role = ROLES.get(subject.get(NameOID.ORGANIZATIONAL_UNIT_NAME, ""))
     if not isinstance(public, Ed25519PublicKey) or role is None:

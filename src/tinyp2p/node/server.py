@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, cast
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from ..core import wire
@@ -73,6 +73,7 @@ class MemberProtocol(HttpToolsProtocol):
     peer = NOBODY
     _timer: asyncio.TimerHandle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
+    _at_work: RequestResponseCycle | None = None
     _head_bytes = 0
     _in_head = False
 
@@ -167,10 +168,19 @@ class MemberProtocol(HttpToolsProtocol):
             self._stall_timer.cancel()
             self._stall_timer = None
 
+    # --- the end ----------------------------------------------------------------------------------------------------
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._at_work = cycle
+        super()._start_asgi_task(cycle, app)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         self._stop_stall_timer()
         super().connection_lost(exc)
+        # uvicorn tells the request that came last; the one at work may be an earlier one, and would wait for ever.
+        if self._at_work is not None and not self._at_work.response_complete:
+            self._at_work.disconnected = True
+            self._at_work.message_event.set()
 
 
 class Server:
