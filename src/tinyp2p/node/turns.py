@@ -59,7 +59,7 @@ class Turns:
             turn.left()
             room.taken -= 1
             rest_s = min(turn.took_s * REST_FACTOR, REST_MAX_S) if self.rests else 0.0
-            asyncio.get_running_loop().call_later(rest_s, room.places.release)
+            asyncio.get_running_loop().call_later(rest_s, room.leave)
 
     async def _acquire_all(self) -> None:
         try:
@@ -75,6 +75,9 @@ class _Room:
     def __init__(self, of_one: int) -> None:
         self.places = asyncio.Semaphore(of_one)
         self.taken = 0
+
+    def leave(self) -> None:
+        self.places.release()
 
 
 class _Turn:
