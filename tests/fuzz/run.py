@@ -6,6 +6,7 @@ bytes that made it fail in tests/fuzz/failed/. With --together one process runs 
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
@@ -24,6 +25,7 @@ def fuzz(name: str, options: list[str]) -> None:
 
     with atheris.instrument_imports(include=["tinyp2p"]):
         from .targets import TARGETS
+    logging.disable(logging.CRITICAL)
     every = list(TARGETS.values())
 
     def together(data: bytes) -> None:
