@@ -92,6 +92,12 @@ class AnswerError(RemoteError):
         self.reason = reason
 
 
+class Busy(RemoteError):
+    """A member is asked for too much at once, also after some waiting; it refuses nothing."""
+
+    code = "busy"
+
+
 class ConnectionLost(RemoteError):
     """The connection to a member ended or stalled before the answer was whole."""
 

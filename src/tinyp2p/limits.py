@@ -20,10 +20,27 @@ ALPN = "http/1.1"
 
 # --- what we accept from others --------------------------------------------------------------------------------------
 MAX_HEADER_BYTES = 16 * KIB
+MAX_HEADERS = 64
+MAX_KNOCKS = 512  # unfinished handshakes
+MAX_KNOCKS_OF_ONE = 128
+MAX_CONNECTIONS = 2_000
+MAX_CONNECTIONS_OF_ONE = 256
+# Requests at work: for content, for what is worked out (lists, manifests, rechecks), and others.
+MAX_CONTENT = 256
+MAX_CONTENT_OF_ONE = 48
+MAX_CONTENT_SPARED = 4  # the first few of each member find room however many the others have
+MAX_LISTS = 4
+MAX_LISTS_OF_ONE = 3
+MAX_GROWING_OF_ONE = 64  # files hashed on demand
+MAX_REQUESTS = 1_024
+MAX_REQUESTS_OF_ONE = 64
 MAX_JSON_BYTES = 4 * MIB
 MAX_CHANGES_BYTES = 128 * MIB
 MAX_BUCKET_BYTES = 16 * MIB
 MAX_BUCKET_BITS = 20
+# A short entry takes several times its bytes in memory, so they are counted (by their brackets) before they are decoded.
+MAX_CHANGES_BRACKETS = 1_000_000
+MAX_BUCKET_BRACKETS = 64 * KIB
 MAX_MANIFEST_BYTES = 256 * MIB
 MAX_RECORDS = 2_000
 MAX_NOTICES = 1_500
@@ -34,6 +51,7 @@ MAX_AUDIENCE = 1_000
 MAX_ADDRESSES = 16
 MAX_MEMBERS = 10_000
 MAX_SHARES_PER_MEMBER = 1_000
+MAX_HELD_BYTES = 256 * MIB  # of all records
 MAX_ENTRIES_PER_SHARE = 20_000_000
 INDEX_BUDGET_ENTRIES = 50_000_000
 MAX_NEARBY = 1_000
@@ -49,7 +67,9 @@ REQUEST_TIMEOUT_S = 20.0
 SLOWEST_LINE = 64 * KIB  # bytes a second below which a long answer is given up
 STALL_TIMEOUT_S = 20.0
 KEEP_ALIVE_S = 60
-MAX_CONNECTIONS = 2_000
+SEND_STALL_S = 300.0  # for the next MiB to be taken: a very slow line, shared by many transfers, is none
+BUSY_WAITS_S = (0.5, 1.0, 2.0)  # before a busy member is asked again
+BUSY_AFTER_S = 5.0  # how long a request waits for its turn
 GOSSIP_INTERVAL_S = 2.0
 GOSSIP_FANOUT = 3
 PUSH_ALL_BELOW = 16

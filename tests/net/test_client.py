@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from tinyp2p.errors import AnswerError, ConnectionLost, Malformed
-from tinyp2p.net.client import Answer, Connection, check
+from tinyp2p.errors import AnswerError, Busy, ConnectionLost, Malformed
+from tinyp2p.net import client as client_module
+from tinyp2p.net.answer import Answer, check
+from tinyp2p.net.client import Connection
 
 
 class FakeTransport(asyncio.Transport):
@@ -150,6 +152,59 @@ def test_a_connection_that_breaks_off_fails_what_was_asked() -> None:
             await future
         with pytest.raises(ConnectionLost):
             await connection.send("GET", "/b")
+
+    connected(work)
+
+
+BUSY = b'HTTP/1.1 503 Busy\r\ncontent-length: 15\r\n\r\n{"code":"busy"}'
+
+
+@pytest.mark.parametrize("refusals", [0, 1, 2])
+def test_a_busy_member_is_asked_again(monkeypatch: pytest.MonkeyPatch, refusals: int) -> None:
+    monkeypatch.setattr(client_module, "BUSY_WAITS_S", (0.0, 0.0, 0.0))
+
+    async def work(connection: Connection, transport: FakeTransport) -> None:
+        sink = Pieces()
+        asking, fetching = asyncio.create_task(connection.ask("GET", "/a")), asyncio.create_task(connection.fetch("/b", sink, 5))
+        for _ in range(refusals):
+            await until_busy(connection, 2)
+            feed(connection, BUSY + BUSY, 1000)
+        await until_busy(connection, 2)
+        feed(connection, OK + OK, 1000)
+        assert await asking == b"hello" and await fetching is None and sink.pieces == [b"hello"]
+        assert transport.sent.count(b"GET /a") == transport.sent.count(b"GET /b") == refusals + 1
+
+    connected(work)
+
+
+async def until_busy(connection: Connection, count: int) -> None:
+    """Wait until so many requests are on their way."""
+    while connection.busy < count:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+
+
+def test_a_member_that_stays_busy_has_refused_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "BUSY_WAITS_S", (0.0, 0.0))
+
+    async def work(connection: Connection, transport: FakeTransport) -> None:
+        asking = asyncio.create_task(connection.ask("GET", "/a"))
+        for _ in range(2):
+            await until_busy(connection, 1)
+            feed(connection, BUSY, 1000)
+        with pytest.raises(Busy):
+            await asking
+        assert connection.usable and not transport.aborted
+
+    connected(work)
+
+
+def test_another_503_is_an_answer() -> None:
+    async def work(connection: Connection, _transport: FakeTransport) -> None:
+        asking = asyncio.create_task(connection.ask("POST", "/v1/join"))
+        await until_busy(connection, 1)
+        feed(connection, BUSY.replace(b'"busy"', b'"none"'), 1000)
+        with pytest.raises(AnswerError):
+            await asking
 
     connected(work)
 

@@ -24,6 +24,7 @@ Event = dict[str, Any]
 
 CONNECT_TIMEOUT_S = 5.0
 LINE_MAX = 64 * 1024
+EVENT_MAX = 16 * 1024 * 1024
 BUSY_POLL_S = 0.2
 BUSY_SAID_S = 2.0
 BUSY_FOR_S = 30.0
@@ -148,7 +149,7 @@ def _ask(connection: socket.socket, operation: str, request: Event) -> Generator
             if status != 200:
                 raise _http_error(status, b"".join(chunks))
             yield from _json_lines(chunks)
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, RecursionError) as error:
             raise Failed(
                 "The member that runs here stopped before it was done.",
                 "Run the same command again.",
@@ -160,7 +161,7 @@ def _ask(connection: socket.socket, operation: str, request: Event) -> Generator
 def _http_error(status: int, body: bytes) -> Failed:
     try:
         told = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         told = None
     if isinstance(told, dict) and "message" in told:
         return Failed.of(told)
@@ -196,26 +197,39 @@ def _body(answer: BufferedReader, headers: dict[bytes, bytes]) -> Iterator[bytes
     """The body's bytes as they come; raises EOFError where it ends too soon."""
     if headers.get(b"transfer-encoding") == b"chunked":
         while length := int(_line(answer).partition(b";")[0], 16):
-            chunk = answer.read(length)
-            if len(chunk) != length or _line(answer):
+            yield from _exactly(answer, length)
+            if _line(answer):
                 raise EOFError
-            yield chunk
     elif b"content-length" in headers:
-        chunk = answer.read(int(headers[b"content-length"]))
-        if len(chunk) != int(headers[b"content-length"]):
-            raise EOFError
-        yield chunk
+        yield from _exactly(answer, int(headers[b"content-length"]))
     else:
         while line := answer.readline():
             yield line
+
+
+def _exactly(answer: BufferedReader, length: int) -> Iterator[bytes]:
+    """So many bytes, in pieces: nothing is allocated for what only was announced."""
+    while length > 0:
+        chunk = answer.read(min(length, LINE_MAX))
+        if not chunk:
+            raise EOFError
+        length -= len(chunk)
+        yield chunk
 
 
 def _json_lines(chunks: Iterator[bytes]) -> Iterator[Event]:
     rest = b""
     for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if line:
-                yield json.loads(line)
+        yield from (_event(line) for line in lines if line)
+        if len(rest) > EVENT_MAX:
+            raise ValueError("An event is too long.")
     if rest.strip():
-        yield json.loads(rest)
+        yield _event(rest)
+
+
+def _event(line: bytes) -> Event:
+    event = json.loads(line)
+    if not isinstance(event, dict):
+        raise ValueError("This is no event.")
+    return event

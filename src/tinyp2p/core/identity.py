@@ -6,7 +6,7 @@ from functools import cached_property
 from urllib.parse import unquote
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.x509.oid import NameOID
@@ -17,6 +17,17 @@ from ..model import MemberId, Peer, Role
 from .chunks import b32, b32_bytes
 
 SHARE_URI = "tinyp2p:"
+# All that the library says of bytes that are no key or certificate; the fuzzer has met each.
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    UnsupportedAlgorithm,
+    InternalError,
+    x509.InvalidVersion,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+)
 ROLES: dict[str, Role] = {"keyholder": "keyholder", "member": "member", "guest": "guest", "invite": "invite"}
 
 
@@ -62,7 +73,7 @@ class SigningKey:
     def from_pem(cls, pem: bytes) -> SigningKey:
         try:
             private = serialization.load_pem_private_key(pem, None)
-        except ValueError as error:
+        except UNREADABLE as error:
             raise Malformed("A key file is damaged.") from error
         if not isinstance(private, Ed25519PrivateKey):
             raise Malformed("A key file holds another kind of key.")
@@ -104,15 +115,7 @@ def read_certificate(der: bytes) -> tuple[x509.Certificate, Peer]:
         expires = certificate.not_valid_after_utc.timestamp()
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (
-        ValueError,
-        TypeError,
-        OverflowError,
-        UnsupportedAlgorithm,
-        x509.InvalidVersion,
-        x509.ExtensionNotFound,
-        x509.DuplicateExtension,
-    ) as error:
+    except UNREADABLE as error:
         raise Malformed("A certificate is damaged.") from error
     role = ROLES.get(subject.get(NameOID.ORGANIZATIONAL_UNIT_NAME, ""))
     if not isinstance(public, Ed25519PublicKey) or role is None:

@@ -5,11 +5,12 @@ A state machine: records and messages go in, what is new and the next message co
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..errors import Malformed
-from ..limits import MAX_JSON_BYTES, MAX_MEMBERS, MAX_RECORDS, MAX_SHARES_PER_MEMBER, MIB
+from ..limits import MAX_HELD_BYTES, MAX_JSON_BYTES, MAX_MEMBERS, MAX_RECORDS, MAX_SHARES_PER_MEMBER, MIB
 from ..model import MEMBER_ROLES, GroupId, MemberId, Peer, ShareKey
 from .admission import why_refused
 from .group import check_certificate
@@ -70,7 +71,7 @@ def sign_share(key: SigningKey, record: ShareRecord) -> SignedRecord:
     return SignedRecord(body, key.sign(SHARE_DOMAIN + body))
 
 
-def _fitting(records: list[SignedRecord], share_records: list[SignedRecord]) -> tuple[list[SignedRecord], list[SignedRecord]]:
+def fitting(records: list[SignedRecord], share_records: list[SignedRecord]) -> tuple[list[SignedRecord], list[SignedRecord]]:
     """As many of these as one message may carry; the rest follows in the next round."""
     fitting: tuple[list[SignedRecord], list[SignedRecord]] = ([], [])
     size_bytes = 0
@@ -84,7 +85,7 @@ def _fitting(records: list[SignedRecord], share_records: list[SignedRecord]) -> 
 
 
 def _gossip(records: list[SignedRecord], share_records: list[SignedRecord], notices: list[SignedRecord]) -> Gossip | None:
-    return Gossip({}, {}, *_fitting(records, share_records), notice_records=notices) if records or share_records or notices else None
+    return Gossip({}, {}, *fitting(records, share_records), notice_records=notices) if records or share_records or notices else None
 
 
 class Members:
@@ -103,6 +104,8 @@ class Members:
         self.highest_seen: dict[str, int] = {}
         self.past_shares: dict[str, ShareRecord] = {}
         self.foreign_boots: dict[str, int] = {}
+        self.held_bytes = 0
+        self._share_counts: Counter[str] = Counter()
         self.doubled = False
         self.notices = Notices(group_public, group_id, secret)
         self._guests: dict[str, Peer] = {}
@@ -124,8 +127,14 @@ class Members:
         return named and (not record.audience or guest.admitted_by == record.member)
 
     # --- learning ---------------------------------------------------------------------------------------------------
-    def learn(self, records: Iterable[SignedRecord], share_records: Iterable[SignedRecord], notices: Iterable[SignedRecord] = ()) -> News:
-        """Take in records and notices from anyone: the forged and the old change nothing."""
+    def learn(
+        self,
+        records: Iterable[SignedRecord],
+        share_records: Iterable[SignedRecord],
+        notices: Iterable[SignedRecord] = (),
+        teller: MemberId | None = None,
+    ) -> News:
+        """Take in records and notices from anyone: the forged and the old change nothing. `teller` is who sent them, by its certificate."""
         news = News()
         for signed in notices:
             try:
@@ -136,7 +145,7 @@ class Members:
             self._forget_revoked()
         for signed in records:
             try:
-                member = self._learn_member(signed)
+                member = self._learn_member(signed, teller)
             except Malformed:
                 news.rejected += 1
                 continue
@@ -152,7 +161,7 @@ class Members:
                 news.shares.append(key)
         return news
 
-    def _learn_member(self, signed: SignedRecord) -> MemberId | None:
+    def _learn_member(self, signed: SignedRecord, teller: MemberId | None) -> MemberId | None:
         record = decode_member_record(signed)
         if record.group != self.group_id:
             raise Malformed("A record of another group.")
@@ -168,16 +177,28 @@ class Members:
         if why_refused(peer, self.notices.revoked, 0.0):
             return None  # put out: its words are no longer news
         self.met(peer)
-        if peer.member not in self.members and len(self.members) >= MAX_MEMBERS:
+        known = self.members.get(peer.member)
+        # Some room is kept for those who come themselves, since names can be made up faster than connections.
+        room = MAX_MEMBERS if peer.member != teller else MAX_MEMBERS + MAX_MEMBERS // 10
+        if known is None and len(self.members) >= room:
             raise Malformed("Too many members.")
+        self._hold(signed, known.signed if known else None)
         self.members[peer.member] = KnownMember(record, signed, peer)
         return peer.member
 
     def _forget_revoked(self) -> None:
         for member in [member for member, known in self.members.items() if why_refused(known.peer, self.notices.revoked, 0.0)]:
-            del self.members[member]
+            self.held_bytes -= len(self.members.pop(member).signed.body)
         for key in [key for key in self.shares if key.member not in self.members and key.member != self.me]:
-            del self.shares[key]
+            self.held_bytes -= len(self.shares.pop(key).signed.body)
+            self._share_counts[key.member] -= 1
+
+    def _hold(self, signed: SignedRecord, instead_of: SignedRecord | None) -> None:
+        """Account for a record; what is here stays, and may be replaced by what is not longer, however full it is."""
+        more = len(signed.body) - (len(instead_of.body) if instead_of else 0)
+        if more > 0 and self.held_bytes + more > MAX_HELD_BYTES:
+            raise Malformed("Too many records.")
+        self.held_bytes += more
 
     def _heard_of_me(self, record: MemberRecord) -> None:
         if record.boot == self.boot:
@@ -208,8 +229,10 @@ class Members:
                     self.past_shares[record.share] = record
                 self._saw(str(key), record.version)
             return None
-        if not known and sum(other.member == key.member for other in self.shares) >= MAX_SHARES_PER_MEMBER:
+        if not known and self._share_counts[key.member] >= MAX_SHARES_PER_MEMBER:
             raise Malformed("Too many shares.")
+        self._hold(signed, known.signed if known else None)
+        self._share_counts[key.member] += not known
         self.shares[key] = KnownShare(record, signed)
         return key
 
@@ -265,7 +288,7 @@ class Members:
 
     def answer(self, asker: MemberId, message: Gossip) -> tuple[GossipAnswer, News]:
         """What to say to a message, and what it taught."""
-        news = self.learn(message.records, message.share_records, message.notice_records)
+        news = self.learn(message.records, message.share_records, message.notice_records, asker)
         if not message.digest:
             return GossipAnswer(), news
         shares = {str(key): known for key, known in self.visible_shares(asker).items()}
@@ -276,7 +299,7 @@ class Members:
         want_shares = [key for key, version in message.shares.items() if key not in shares or version > shares[key].record.version]
         differ = message.notices is not None and message.notices != self.notices.digest
         notices = list(self.notices.signed.values()) if differ else []
-        return GossipAnswer(*_fitting(newer, newer_shares), want[:MAX_RECORDS], want_shares[:MAX_RECORDS], notices, differ), news
+        return GossipAnswer(*fitting(newer, newer_shares), want[:MAX_RECORDS], want_shares[:MAX_RECORDS], notices, differ), news
 
     def _version_of(self, member: str) -> int:
         known = self.members.get(MemberId(member))
@@ -284,7 +307,7 @@ class Members:
 
     def answered(self, by: MemberId, answer: GossipAnswer) -> tuple[Gossip | None, News]:
         """What an answer taught, and what its sender wants to have next, if anything."""
-        news = self.learn(answer.records, answer.share_records, answer.notice_records)
+        news = self.learn(answer.records, answer.share_records, answer.notice_records, by)
         records = [self.members[MemberId(member)].signed for member in answer.want_members if member in self.members]
         shares = {str(key): known.signed for key, known in self.visible_shares(by).items()}
         share_records = [shares[key] for key in answer.want_shares if key in shares]

@@ -11,14 +11,16 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
-from ..errors import Malformed
+from ..errors import Malformed, WrongBytes
 from ..limits import (
     ENTRIES_PER_BUCKET,
     HASH_SIZE,
     MAX_ADDRESSES,
     MAX_AUDIENCE,
     MAX_BUCKET_BITS,
+    MAX_BUCKET_BRACKETS,
     MAX_BUCKET_BYTES,
+    MAX_CHANGES_BRACKETS,
     MAX_CHANGES_BYTES,
     MAX_ENTRIES_PER_SHARE,
     MAX_FILE_SIZE,
@@ -254,7 +256,9 @@ def _is_id(text: str) -> bool:
 
 
 def decode_changes(raw: bytes | bytearray) -> Changes:
-    """The answer to `changes`; each entry and path checked."""
+    """The answer to `changes`; each entry and path checked. Raises WrongBytes where they are too many: buckets hold fewer at once."""
+    if raw.count(b"[") > MAX_CHANGES_BRACKETS:
+        raise WrongBytes("Changes are too many.")
     changes = decode(raw, Changes, MAX_CHANGES_BYTES)
     _checked(changes.entries)
     if not all(is_valid_path(path) for path, _ in changes.removed):
@@ -272,7 +276,7 @@ def encode_bucket(entries: list[Entry]) -> bytes:
 
 def decode_bucket(raw: bytes | bytearray) -> list[Entry]:
     """A bucket's entries; only the exact bytes that `encode_bucket` makes are accepted."""
-    if len(raw) > MAX_BUCKET_BYTES:
+    if len(raw) > MAX_BUCKET_BYTES or raw.count(b"[") > MAX_BUCKET_BRACKETS:
         raise Malformed("A bucket is too long.")
     try:
         entries = _ENTRIES.decode(raw)

@@ -172,9 +172,10 @@ class Catalogs:
             kept = [(state.id, path, min(version, goal.version)) for path, version in removed]  # no root covers removals
             db.executemany("INSERT OR REPLACE INTO removed VALUES (?, ?, ?)", kept)
             touched = [slot_of(entry.path) for entry in entries] + [slot_of(path) for path, _ in removed]
-            hashes = rehash(db, state.id, state.bits, state.hashes, goal.bits, touched)
             (count,) = db.execute("SELECT count(*) FROM entry WHERE catalog = ?", (state.id,)).fetchone()
-            if root_of(goal.bits, hashes) != goal.root or count != goal.entries:
+            # Counted first: a number of buckets that fits the entries is a price that hashing them all is worth.
+            hashes = rehash(db, state.id, state.bits, state.hashes, goal.bits, touched) if count == goal.entries else b""
+            if root_of(goal.bits, hashes) != goal.root:
                 db.execute("ROLLBACK TO changes")
                 return False
             settle(db, state.id, goal, hashes, record, state.oldest if state.complete else goal.version)

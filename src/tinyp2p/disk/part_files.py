@@ -166,11 +166,11 @@ def decode_state(raw: bytes, size_bytes: int) -> State | None:
         return None
 
 
-def read_file(folder: int, name: str) -> bytes:
-    """A state file's bytes; empty if there is none that can be read, which makes the part unclean."""
+def read_file(folder: int, name: str, size_bytes: int) -> bytes:
+    """A state file's bytes, as far as those of a file of this size go; empty if there is none that can be read, which makes the part unclean."""
     try:
         with open(name, "rb", opener=lambda name, _: os.open(name, READ_FLAGS, dir_fd=folder)) as file:
-            return file.read()
+            return file.read(STATE.size + -(-chunk_count(size_bytes) // 8) + HASH_SIZE + 1)
     except FileNotFoundError:
         return b""
     except OSError as error:

@@ -57,7 +57,7 @@ class Part:
     def _resume(self) -> None:
         found = os.fstat(self._handle)
         if found.st_size:
-            self._saved = read_file(self._folder, f"{self.key}.have")
+            self._saved = read_file(self._folder, f"{self.key}.have", self.size_bytes)
             state = decode_state(self._saved, self.size_bytes) if found.st_size == self.size_bytes else None
             self.resumed_dirty = state is None or state.mtime_ns != found.st_mtime_ns
             # What an unclean run committed is true as far as we know; after a clean one somebody else wrote, so nothing is.

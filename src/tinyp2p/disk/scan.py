@@ -10,6 +10,7 @@ import errno
 import functools
 import logging
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ class Ignore:
         self.lines = [line for line in lines if line.strip() and not line.startswith("#")]
         self._patterns = _compile(self.lines) if self.lines else None
         # A folder is asked about once for each of its files.
-        self._ignores_folder = functools.lru_cache(maxsize=1024)(functools.partial(self._ignores, is_directory=True))
+        self._matches_folder = functools.lru_cache(maxsize=4096)(lambda path: self._matches(path + "/"))
 
     @classmethod
     def read(cls, root: str) -> Ignore:
@@ -95,10 +96,11 @@ class Ignore:
         return path.startswith(".") or "/." in path or (self._patterns is not None and self._ignores(path, is_directory))
 
     def _ignores(self, path: str, is_directory: bool) -> bool:
-        parent = path.rpartition("/")[0]
-        if parent and self._ignores_folder(parent):
-            return True
-        return self._patterns is not None and self._patterns.match_file(path + "/" if is_directory else path)
+        folders = (path[: slash.start()] for slash in re.finditer("/", path))
+        return any(map(self._matches_folder, folders)) or (self._matches_folder(path) if is_directory else self._matches(path))
+
+    def _matches(self, path: str) -> bool:
+        return self._patterns is not None and self._patterns.match_file(path)
 
 
 def _compile(lines: list[str]) -> GitIgnoreSpec:
@@ -107,7 +109,7 @@ def _compile(lines: list[str]) -> GitIgnoreSpec:
 
     try:
         return GitIgnoreSpec.from_lines(lines)
-    except ValueError:
+    except (ValueError, re.error):
         return GitIgnoreSpec.from_lines([line for line in lines if _is_pattern(line)])
 
 
@@ -116,7 +118,7 @@ def _is_pattern(line: str) -> bool:
 
     try:
         GitIgnoreSpec.from_lines([line])
-    except ValueError:
+    except (ValueError, re.error):
         # As git does: a malformed line matches nothing.
         log.warning("ignore_line_refused line=%r", line)
         return False

@@ -6,19 +6,18 @@ Owns the bytes of answers until they are a status and a body; leaves out what a 
 from __future__ import annotations
 
 import asyncio
+import random
 import ssl
 import time
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar, cast
-
-import httptools
 
 from ..core import wire
 from ..core.wire import join_address
-from ..errors import AnswerError, ConnectionLost, Malformed, Unreachable, clock_hint
+from ..errors import AnswerError, Busy, ConnectionLost, Malformed, Unreachable, clock_hint
 from ..limits import (
+    BUSY_WAITS_S,
     CHUNK_SIZE,
     CONNECT_TIMEOUT_S,
     HANDSHAKE_TIMEOUT_S,
@@ -30,6 +29,7 @@ from ..limits import (
     STALL_TIMEOUT_S,
 )
 from ..model import MemberId, Peer
+from .answer import Answer, Head, check
 from .tls import peer_of
 
 T = TypeVar("T")
@@ -46,12 +46,6 @@ class Sink(Protocol):
         """A piece is whole; False asks to stop reading until `Connection.resume`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    status: int
-    body: bytes
-
-
 class _Collector:
     """A sink that keeps the whole body, for answers of control size."""
 
@@ -64,27 +58,6 @@ class _Collector:
     def piece_arrived(self, piece: memoryview) -> bool:
         self.body += piece
         return True
-
-
-class _Head:
-    """The head of an answer, read by httptools."""
-
-    def __init__(self, raw: bytes) -> None:
-        self.length: int | None = None
-        parser = httptools.HttpResponseParser(self)
-        try:
-            parser.feed_data(raw)
-        except httptools.HttpParserError as error:
-            raise Malformed("A member answers in something that is not HTTP.") from error
-        self.status = int(parser.get_status_code())
-        if self.length is None:
-            raise Malformed("A member answers without a length.")
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == b"content-length" and value.isdigit() and len(value) < 20:
-            self.length = int(value)
-        elif name.lower() == b"transfer-encoding":
-            raise Malformed("A member answers without a length.")
 
 
 class _Pending:
@@ -162,14 +135,17 @@ class Connection(asyncio.BufferedProtocol):
         return pending.future
 
     async def ask(self, method: str, target: str, body: bytes = b"", limit: int = MAX_JSON_BYTES, timeout_s: float | None = None) -> bytes:
-        """The body of a 2xx answer, at least at SLOWEST_LINE; raises AnswerError, ConnectionLost or Malformed."""
+        """The body of a 2xx answer, at least at SLOWEST_LINE; raises AnswerError, Busy, ConnectionLost or Malformed."""
         try:
             async with asyncio.timeout(timeout_s or REQUEST_TIMEOUT_S + limit / SLOWEST_LINE):
-                answer = await self.send(method, target, body, limit=limit)
+                return await _patiently(lambda: self.send(method, target, body, limit=limit))
         except TimeoutError as error:
             self.close(ConnectionLost("A member did not answer in time."))
             raise ConnectionLost("A member did not answer in time.") from error
-        return check(answer)
+
+    async def fetch(self, target: str, sink: Sink, expected: int, headers: Mapping[str, str] | None = None) -> None:
+        """A body of exactly `expected` bytes into a sink; raises as `ask` does."""
+        await _patiently(lambda: self.send("GET", target, headers=headers, sink=sink, expected=expected))
 
     async def call(
         self, method: str, target: str, kind: type[T], message: object = None, limit: int = MAX_JSON_BYTES, timeout_s: float | None = None
@@ -221,9 +197,9 @@ class Connection(asyncio.BufferedProtocol):
                 return
             data = data[end + 4 - before :]
             head, self._head = bytes(self._head[: end + 4]), bytearray()
-            self._begin_body(_Head(head))
+            self._begin_body(Head(head))
 
-    def _begin_body(self, head: _Head) -> None:
+    def _begin_body(self, head: Head) -> None:
         if not self._pending:
             raise Malformed("A member answers what nobody asked.")
         pending = self._pending[0]
@@ -311,15 +287,16 @@ class Connection(asyncio.BufferedProtocol):
                 pending.future.exception()  # whoever gave up waiting must not leave a complaint behind
 
 
-def check(answer: Answer) -> bytes:
-    """The body of a 2xx answer; raises AnswerError with what the member said."""
-    if 200 <= answer.status < 300:
-        return answer.body
-    try:
-        problem = wire.decode(answer.body, wire.Problem)
-    except Malformed:
-        problem = wire.Problem()
-    raise AnswerError(answer.status, problem.code, problem.message)
+async def _patiently(send: Callable[[], asyncio.Future[Answer]]) -> bytes:
+    """The answer to a request that is made again, a few times, where the member is busy."""
+    for wait_s in BUSY_WAITS_S:
+        try:
+            return check(await send())
+        except AnswerError as error:
+            if (error.status, error.reason) != (503, "busy"):
+                raise
+        await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))
+    raise Busy("A member is busy.")
 
 
 async def connect(host: str, port: int, context: ssl.SSLContext, server_name: str, timeout_s: float = CONNECT_TIMEOUT_S) -> Connection:

@@ -118,4 +118,4 @@ def peer_of(connection: ssl.SSLObject | None) -> Peer:
     if connection is None or not der:
         raise Malformed("A connection has no certificate.")
     peer = read_certificate(der)[1]
-    return replace(peer, role="former") if getattr(connection.context, "is_former", False) else peer
+    return replace(peer, role="former") if getattr(getattr(connection, "context", None), "is_former", False) else peer

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from ..core.admission import Joining, admit, check_request
 from ..core.group import Group
 from ..core.invite import Invite
-from ..core.members import Members
+from ..core.members import Members, fitting
 from ..core.wire import JoinAnswer, JoinRequest
 from ..disk.notes import KeptInvite, Notes
 from ..errors import AnswerError, Refused, TinyP2PError, UsageError
-from ..limits import JOIN_TIMEOUT_S, MAX_RECORDS
+from ..limits import JOIN_TIMEOUT_S
 from ..model import MemberId, Peer, Role
 from ..net.dialer import Dialer
 
@@ -60,7 +60,7 @@ class Admitting:
         if is_new:
             log.info("member let in member=%s invite=%s", joining.member, joining.invite.member)
             self.on_joined(request.name)
-        records = [known.signed for known in self.members.members.values()][:MAX_RECORDS]
+        records, _ = fitting([known.signed for known in self.members.members.values()], [])
         seed = self.group.key.seed if joining.role == "keyholder" else b""
         return JoinAnswer(certificate, self.group.secret, self.group.name, records, seed)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from ..core.chunks import Bitmap, Manifest, chunk_count, chunk_hash, chunk_length
 from ..core.members import Members
@@ -21,14 +22,16 @@ from ..disk.hasher import Changed, Hashed, hash_file
 from ..disk.local import Local, LocalFile
 from ..disk.scan import open_inside
 from ..errors import AnswerError, TinyP2PError
-from ..limits import CHUNK_SIZE, HASH_SIZE
+from ..limits import CHUNK_SIZE, HASH_SIZE, MAX_GROWING_OF_ONE
 from ..model import Cid, MemberId, ShareKey
 from .rate import Rate
+from .turns import BUSY
 
 log = logging.getLogger(__name__)
 FETCHING_FOR_S = 30.0
 GROW_WAIT_S = 5.0
-HASH_AT_ONCE = 4
+ASKED_FOR_S, KEPT_S = 60.0, 60.0
+HASH_AT_ONCE, HASH_AT_ONCE_FOR_ONE = 4, 2
 NOT_HERE = AnswerError(404, "not_here", "This is not here, or not for you.")
 CHANGED = AnswerError(409, "changed", "The file has changed.")
 
@@ -111,10 +114,16 @@ class PartialSource:
 class _Growth:
     """A file being hashed because somebody asked for it by its place."""
 
+    asker: MemberId
+    asked_s: float
     hashes: bytearray = field(default_factory=bytearray)
     cid: Cid | None = None
     failed: bool = False
     moved: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def ended(self) -> bool:
+        return self.failed or self.cid is not None
 
 
 class Content:
@@ -136,6 +145,7 @@ class Content:
         self._growths: dict[tuple[str, str, int, int], _Growth] = {}
         # Threads of its own: large files that are asked for must not keep everything else from a thread.
         self._hashing = ThreadPoolExecutor(HASH_AT_ONCE, "hash-on-demand")
+        self._turns: WeakValueDictionary[MemberId, asyncio.Semaphore] = WeakValueDictionary()
         self._closed = False
 
     def close(self) -> None:
@@ -252,9 +262,12 @@ class Content:
         key = (share, path, size, mtime_ns)
         growth = self._growths.get(key)
         if growth is None:
-            growth = self._growths[key] = _Growth()
+            if sum(other.asker == member and not other.ended for other in self._growths.values()) >= MAX_GROWING_OF_ONE:
+                raise BUSY
+            growth = self._growths[key] = _Growth(member, time.monotonic())
             task = asyncio.create_task(self._grow(key, root, growth))
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        growth.asked_s = time.monotonic()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GROW_WAIT_S):
                 while growth.cid is None and not growth.failed and len(growth.hashes) <= after * HASH_SIZE:
@@ -269,13 +282,15 @@ class Content:
         loop = asyncio.get_running_loop()
 
         def arrived(_index: int, digest: bytes) -> None:
-            if self._closed:
-                raise Changed("This member is ending.")
+            if self._closed or time.monotonic() - growth.asked_s > ASKED_FOR_S:
+                raise Changed("Nobody waits for it any more.")
             growth.hashes += digest
             loop.call_soon_threadsafe(growth.moved.set)
 
+        turns = self._turns.setdefault(growth.asker, asyncio.Semaphore(HASH_AT_ONCE_FOR_ONE))
         try:
-            done: Hashed = await loop.run_in_executor(self._hashing, hash_file, root, path, arrived)
+            async with turns:
+                done: Hashed = await loop.run_in_executor(self._hashing, hash_file, root, path, arrived)
             await asyncio.to_thread(self.local.hashed, share, [(path, done)])
             growth.cid = Manifest(done.size, done.hashes).cid
         except (Changed, OSError, TinyP2PError) as error:
@@ -283,7 +298,7 @@ class Content:
         finally:
             growth.failed = growth.cid is None
             growth.moved.set()
-            loop.call_later(60, self._growths.pop, key, None)
+            loop.call_later(0 if growth.failed else KEPT_S, self._growths.pop, key, None)
 
     # --- accounting -------------------------------------------------------------------------------------------------
     def sent(self, member: MemberId, share: str, cid: str, size_bytes: int) -> None:

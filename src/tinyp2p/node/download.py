@@ -19,7 +19,7 @@ from ..disk.parts import Part
 from ..errors import AnswerError, TinyP2PError
 from ..limits import CHUNK_SIZE, COMMIT_BYTES, CONNECTIONS_PER_SOURCE, REQUESTS_PER_CONNECTION, RETRY_FIRST_S, RETRY_MAX_S, SOURCES_PER_FILE
 from ..model import Cid, MemberId
-from ..net.client import Connection, check
+from ..net.client import Connection
 from .lanes import Lanes
 from .rate import Rate
 
@@ -200,7 +200,7 @@ class Download:
         sink = RangeSink(self, request, connection)
         try:
             headers = {"range": f"bytes={start}-{end - 1}"}
-            check(await connection.send("GET", f"/v1/blob/{self.cid}", headers=headers, sink=sink, expected=end - start))
+            await connection.fetch(f"/v1/blob/{self.cid}", sink, end - start, headers)
         finally:
             if sink.checking:
                 await asyncio.wait(sink.checking)

@@ -16,7 +16,7 @@ from contextlib import suppress
 from ..core.members import Members, News
 from ..core.wire import Gossip, GossipAnswer, Hello
 from ..disk.notes import Notes
-from ..errors import AnswerError, LocalError, RemoteError, TinyP2PError, Unreachable
+from ..errors import AnswerError, Busy, LocalError, RemoteError, TinyP2PError, Unreachable
 from ..limits import GOSSIP_FANOUT, GOSSIP_INTERVAL_S, ONLINE_FOR_S, PUSH_ALL_BELOW, RETRY_FIRST_S, RETRY_MAX_S
 from ..model import MemberId
 from ..net.client import Connection
@@ -174,6 +174,8 @@ class GossipLoop:
 
     def _failed(self, member: MemberId, error: Exception) -> None:
         """No member, however odd, may end the talk with the others."""
+        if isinstance(error, Busy):
+            return
         if isinstance(error, Unreachable | RemoteError):
             if self.presence.is_online(member):
                 log.info("member lost member=%s error=%s", member, error)

@@ -42,7 +42,7 @@ class Plan:
 def make_plan(found: Iterable[tuple[ShareKey, Entry]], names: dict[MemberId, str], target: Target, notes: Notes, update: bool) -> Plan:
     """Lay out the entries below the target folder. Blocks: looks at what lies there."""
     plan = Plan()
-    files: dict[tuple[str, object], Item] = {}
+    files: dict[tuple[str, object, int], Item] = {}
     folders: dict[str, str] = {}
     ordered = sorted(found, key=lambda pair: (pair[0].member, pair[0].share, pair[1].path))
     for key, entry in ordered:
@@ -56,9 +56,9 @@ def make_plan(found: Iterable[tuple[ShareKey, Entry]], names: dict[MemberId, str
         elif entry.type == "l":
             plan.links.append((path, entry, place))
         else:
-            # The same path with the same content from several members is one file with several sources.
+            # The same path with the same content from several members is one file with several sources; a false size stands for itself.
             same = files.setdefault(
-                (fold(path), entry.cid or (entry.size, entry.mtime_ns)),
+                (fold(path), entry.cid or entry.mtime_ns, entry.size),
                 Item(key, entry, place, [path, with_label(path, owner), with_label(path, f"{owner}, {key.share}")], [], entry.cid),
             )
             same.holders.append(key.member)

@@ -77,12 +77,14 @@ class Routes:
         self.name = name
         self.manifest_of: Callable[[Cid], Manifest | None] = lambda cid: None
 
-    def application(self) -> Application:
+    def routes(self) -> list[Route]:
         catalog = "/v1/catalog/{member}/{share}"
-        routes = [
+        return [
             Route("/v1/hello", self.hello),
             Route("/v1/gossip", self.gossiped, methods=["POST"]),
             Route("/v1/join", self.joining, methods=["POST"]),
+            Route("/v1/promotion", self.promotion, methods=["POST"]),
+            Route("/v1/renewal", self.renewal, methods=["GET", "POST"]),
             Route(f"{catalog}/changes", self.changes),
             Route(f"{catalog}/buckets", self.buckets),
             Route(f"{catalog}/bucket/{{number}}", self.bucket),
@@ -93,9 +95,10 @@ class Routes:
             Route("/v1/place/{share}/manifest", self.place_manifest),
             Route("/v1/place/{share}/blob", _Raw(self.place_blob), methods=["GET", "HEAD"]),
         ]
-        routes += [Route("/v1/promotion", self.promotion, methods=["POST"]), Route("/v1/renewal", self.renewal, methods=["GET", "POST"])]
+
+    def application(self) -> Application:
         handlers = {TinyP2PError: _problem, HTTPException: _no_such_thing, ClientDisconnect: _gone, Exception: _unexpected}
-        routed = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
+        routed = Starlette(routes=self.routes(), exception_handlers=handlers)  # type: ignore[arg-type]
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             self.members.met(scope[PEER])

@@ -12,19 +12,42 @@ import logging
 import socket
 import ssl
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import Any, cast
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from ..core import wire
 from ..core.admission import may_ask, why_refused
-from ..errors import LocalError, Malformed
-from ..limits import DEFAULT_PORT, HANDSHAKE_TIMEOUT_S, HEADER_TIMEOUT_S, KEEP_ALIVE_S, MAX_CONNECTIONS, MAX_HEADER_BYTES, MIB
+from ..errors import AnswerError, LocalError, Malformed
+from ..limits import (
+    DEFAULT_PORT,
+    HEADER_TIMEOUT_S,
+    KEEP_ALIVE_S,
+    KIB,
+    MAX_CONNECTIONS,
+    MAX_CONNECTIONS_OF_ONE,
+    MAX_CONTENT,
+    MAX_CONTENT_OF_ONE,
+    MAX_CONTENT_SPARED,
+    MAX_HEADER_BYTES,
+    MAX_HEADERS,
+    MAX_LISTS,
+    MAX_LISTS_OF_ONE,
+    MAX_REQUESTS,
+    MAX_REQUESTS_OF_ONE,
+    MIB,
+    REQUEST_TIMEOUT_S,
+    SEND_STALL_S,
+)
 from ..model import MemberId, Peer
 from ..net.tls import peer_of
+from .knocks import Knocks
+from .turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +59,8 @@ PEER = "tinyp2p.peer"
 MAX_PIPELINED = 64
 TRANSPORT = "tinyp2p.transport"
 NOBODY = Peer(MemberId(""), "invite", 0.0, "", "")
-MAX_CONNECTIONS_OF_ONE = 256
+# TLS hands over what arrives in pieces of up to this, so that a head may come together with the end of a body.
+PIECE = 256 * KIB
 
 
 class PortTaken(LocalError):
@@ -44,11 +68,14 @@ class PortTaken(LocalError):
 
 
 class MemberProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, which also knows who is at the other end and does not wait for slow heads."""
+    """uvicorn's protocol, which also knows who is at the other end and waits neither for slow requests nor for slow readers."""
 
     peer = NOBODY
-    _header_timer: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _stall_timer: asyncio.TimerHandle | None = None
+    _at_work: RequestResponseCycle | None = None
     _head_bytes = 0
+    _in_head = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -58,46 +85,102 @@ class MemberProtocol(HttpToolsProtocol):
             log.info("connection refused error=%s", error)
             transport.abort()
             return
-        of_one = sum(1 for each in self.connections if isinstance(each, MemberProtocol) and each.peer.member == self.peer.member)
-        if len(self.connections) > MAX_CONNECTIONS or of_one > MAX_CONNECTIONS_OF_ONE:
+        if not self._has_room():
             log.warning("connection refused reason=too_many peer=%s", self.peer.member)
             transport.abort()
             return
-        transport.set_write_buffer_limits(high=2 * MIB)
-        self._await_header()
+        transport.set_write_buffer_limits(high=MIB)
+        self._await(HEADER_TIMEOUT_S)
 
-    def _await_header(self) -> None:
+    def _has_room(self) -> bool:
+        """Whether one more connection of this member may be; where there are too many of all, whoever has most gives one up."""
+        of_each = Counter(each.peer.member for each in self.connections if isinstance(each, MemberProtocol))
+        if of_each[self.peer.member] > MAX_CONNECTIONS_OF_ONE:
+            return False
+        if of_each.total() > MAX_CONNECTIONS:
+            most = max(of_each.values())
+            crowding = next(each for each in self.connections if isinstance(each, MemberProtocol) and of_each[each.peer.member] == most)
+            if of_each[self.peer.member] == most:
+                return False
+            crowding.transport.abort()
+        return True
+
+    # --- requests must come in time ---------------------------------------------------------------------------------
+    def _await(self, within_s: float) -> None:
         self._stop_timer()
-        self._head_bytes = 0
-        self._header_timer = self.loop.call_later(HEADER_TIMEOUT_S, self.transport.abort)
+        self._timer = self.loop.call_later(within_s, self._late)
+
+    def _late(self) -> None:
+        """What was begun is not whole; unless it is us who do not read on, being at work on an earlier request."""
+        if self.flow.read_paused:
+            self._await(HEADER_TIMEOUT_S)
+        else:
+            self.transport.abort()
 
     def _stop_timer(self) -> None:
-        if self._header_timer is not None:
-            self._header_timer.cancel()
-            self._header_timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         cast(Scope, self.scope).update({PEER: self.peer, TRANSPORT: self.transport})
-        self._await_header()
+        self._head_bytes, self._in_head = 0, True
+        self._await(HEADER_TIMEOUT_S)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self.headers) >= MAX_HEADERS:
+            raise Malformed("A request has too many headers.")
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._stop_timer()
+        self._in_head = False
+        self._await(REQUEST_TIMEOUT_S)
         super().on_headers_complete()
         if len(self.pipeline) > MAX_PIPELINED:
             self.transport.abort()
 
+    def on_message_complete(self) -> None:
+        self._stop_timer()
+        super().on_message_complete()
+
     def data_received(self, data: bytes) -> None:
-        if self._header_timer is not None:
+        if self._in_head:
             self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEADER_BYTES + MIB:
+            if self._head_bytes > MAX_HEADER_BYTES + PIECE:
                 self.transport.abort()
                 return
         super().data_received(data)
+        if self._timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._await(HEADER_TIMEOUT_S)  # empty lines before a request are neither idleness nor a request
+
+    # --- answers must be read in time -------------------------------------------------------------------------------
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stall_timer = self.loop.call_later(SEND_STALL_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_stall_timer()
+        super().resume_writing()
+
+    def _stop_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._at_work = cycle
+        super()._start_asgi_task(cycle, app)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_stall_timer()
         super().connection_lost(exc)
+        # uvicorn tells the request that came last; the one at work may be an earlier one, and would wait for ever.
+        if self._at_work is not None and not self._at_work.response_complete:
+            self._at_work.disconnected = True
+            self._at_work.message_event.set()
 
 
 class Server:
@@ -111,7 +194,11 @@ class Server:
         self.port = 0
         self.host = ""
         self._state = ServerState()
-        self._server: asyncio.Server | None = None
+        self._knocks: Knocks | None = None
+        self._content = Turns(MAX_CONTENT_OF_ONE, MAX_CONTENT, spared=MAX_CONTENT_SPARED)
+        self._lists = Turns(MAX_LISTS_OF_ONE, MAX_LISTS, computes=True)
+        self._gossip = Turns(1, MAX_REQUESTS, rests=True)
+        self._others = Turns(MAX_REQUESTS_OF_ONE, MAX_REQUESTS, spared=MAX_CONTENT_SPARED)
 
     async def listen(self, host: str, port: int) -> None:
         """Open the door; raises LocalError where the port is taken."""
@@ -127,13 +214,11 @@ class Server:
         )
         loop = asyncio.get_running_loop()
         listening = bind(host, port)
-        self._server = await loop.create_server(
-            lambda: MemberProtocol(config, self._state, {}, loop),
-            sock=listening,
-            ssl=self.context,
-            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
-            backlog=512,
-        )
+        try:
+            self._knocks = Knocks(listening, self.context, lambda: MemberProtocol(config, self._state, {}, loop))
+        except OSError as error:  # two that bind at once may both be let, but not both listen
+            listening.close()
+            raise PortTaken(f"Cannot listen on port {port} ({error.strerror}).", "Choose another with --listen HOST:PORT.") from error
         self.host, self.port = host, listening.getsockname()[1]
 
     def cut(self) -> None:
@@ -143,8 +228,8 @@ class Server:
                 connection.transport.abort()
 
     async def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        if self._knocks is not None:
+            await self._knocks.close()
             for connection in list(self._state.connections):
                 connection.transport.abort()
             with contextlib.suppress(TimeoutError):
@@ -163,13 +248,26 @@ class Server:
             why = "The group has a new key. Ask for a new invite." if code == "renewed" else "You may not ask for this."
             await answer_problem(send, 403, code, why)
             return
-        await self.application(scope, receive, send)
+        try:
+            await self._turns(scope["path"]).take(peer.member, partial(self.application, scope), receive, send)
+        except AnswerError as error:
+            await answer_problem(send, error.status, error.reason, error.message)
+
+    def _turns(self, path: str) -> Turns:
+        """Which requests wait for one another."""
+        if path.startswith("/v1/blob/") or (path.startswith("/v1/place/") and path.endswith("/blob")):
+            return self._content
+        if path.startswith(("/v1/catalog/", "/v1/manifest/", "/v1/recheck/")):
+            return self._lists
+        return self._gossip if path == "/v1/gossip" else self._others
 
 
 async def answer_problem(send: Send, status: int, code: str, message: str = "") -> None:
     """An error as protocol section 2 words it."""
     body = wire.encode(wire.Problem(code, message))
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    if status == 503:
+        headers.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

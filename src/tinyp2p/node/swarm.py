@@ -20,9 +20,8 @@ from ..disk.local import Local
 from ..disk.notes import Notes
 from ..disk.parts import Part
 from ..errors import AnswerError, ConnectionLost, NotAllHere, TinyP2PError, WrongBytes
-from ..limits import CHUNK_SIZE, HASH_SIZE, MAX_MANIFEST_BYTES, REQUEST_TIMEOUT_S
+from ..limits import CHUNK_SIZE, HASH_SIZE, KIB, MAX_MANIFEST_BYTES, REQUEST_TIMEOUT_S
 from ..model import Cid, Entry, MemberId, ShareKey
-from ..net.client import check
 from .content import FileSource, Source
 from .download import Download, insists
 from .gossip import Presence
@@ -43,6 +42,10 @@ class Offline(NotAllHere):
 
 class Moved(NotAllHere):
     code = "changed"
+
+
+class WrongSize(WrongBytes):
+    """A catalog names a size that its content id does not have; nobody can ever send that."""
 
 
 class PlacedSource:
@@ -174,16 +177,18 @@ class Swarm:
     async def _manifest(self, cid: Cid, size: int, known: list[MemberId], patience: Patience) -> Manifest:
         here = self.local.manifest(cid)
         if here is not None:
-            return here
-        limit = 8 + HASH_SIZE * chunk_count(size)
+            return of_size(here, size)
+        limit = min(8 + HASH_SIZE * chunk_count(size), MAX_MANIFEST_BYTES)
         while True:
             for source in self._askable(cid, known):
                 try:
                     connection = await self.lanes.dialer.control(source)
                     raw = await connection.ask("GET", f"/v1/manifest/{cid}", limit=limit)
-                    manifest = Manifest.decode(raw, cid)
+                    manifest = of_size(Manifest.decode(raw, cid), size)
                     self.local.keep_manifest(manifest)
                     return manifest
+                except WrongSize:
+                    raise
                 except TinyP2PError as error:
                     patience.refusal = error if isinstance(error, AnswerError) else None
                     log.info("manifest not fetched cid=%s source=%s error=%s", cid, source, error)
@@ -218,7 +223,7 @@ class Swarm:
             sink = OneBuffer()
             try:
                 async with asyncio.timeout(REQUEST_TIMEOUT_S):
-                    check(await connection.send("GET", f"/v1/blob/{cid}", sink=sink, expected=size))
+                    await connection.fetch(f"/v1/blob/{cid}", sink, size)
             except TimeoutError:
                 raise ConnectionLost("A member sends too slowly.") from None
             finally:
@@ -244,10 +249,11 @@ class Swarm:
             raise Offline("Its owner is not online, and its content is not known yet.")
         place = urlencode({"path": entry.path, "size": entry.size, "mtime_ns": entry.mtime_ns})
         base, hashes, silent = f"/v1/place/{quote(key.share, safe='')}/manifest?{place}", b"", 0
+        limit = min(4 * KIB + 2 * HASH_SIZE * chunk_count(entry.size), MAX_MANIFEST_BYTES)
         connection = await self.lanes.checkout(key.member)
         try:
             while silent < SILENT_ANSWERS:
-                answer = await connection.call("GET", f"{base}&after={len(hashes) // HASH_SIZE}", Growing, limit=MAX_MANIFEST_BYTES)
+                answer = await connection.call("GET", f"{base}&after={len(hashes) // HASH_SIZE}", Growing, limit=limit)
                 silent = 0 if answer.hashes else silent + 1
                 hashes += answer.hashes
                 if len(hashes) > HASH_SIZE * chunk_count(entry.size):
@@ -297,6 +303,12 @@ class Patience:
         if self.refusal is not None and self._tries > REFUSED_TRIES:
             raise self.reason()
         await asyncio.sleep(min(0.25 * self._tries, 2.0))
+
+
+def of_size(manifest: Manifest, size: int) -> Manifest:
+    if manifest.size_bytes != size:
+        raise WrongSize(f"Its owner lists it with {size} bytes, but its content has {manifest.size_bytes}.")
+    return manifest
 
 
 def copy_verified(source: Source, part: Part, cid: Cid) -> bool:
