@@ -11,7 +11,7 @@ from ..core.names import printable
 from ..disk.home import GroupHome
 from ..errors import TinyP2PError, UsageError
 from .ask import ask, read_password, read_text_file
-from .link import Failed, events, running
+from .link import events, running
 from .options import AddressList, Duration, Settings, command, flat, option
 from .show import Event, ago, date, duration, event_line, files_and_size, result, say, table
 
@@ -96,7 +96,7 @@ def _welcome(settings: Settings, group: GroupHome) -> None:
     try:
         with closing(events(group, "members", {})) as stream:
             everyone = [event for event in stream if event["event"] == "member"]
-    except (Failed, TinyP2PError) as error:
+    except TinyP2PError as error:
         problem = error.message
     me: Event = next((each for each in everyone if each.get("self")), {"member": None, "name": None})
     others = [each for each in everyone if not each.get("self")]
