@@ -129,13 +129,13 @@ def _once(settings: Settings, group: GroupHome, request: Event, before: Outcome)
                         _show_plan(event, request["dry_run"])
                 case "progress":
                     moving.update(event)
+                case "entry" if not settings.json:
+                    result(f"{size(event['size']):>9}  {printable(event['place'])}")
                 case "file":
                     if event["status"] in PROBLEMS:
                         outcome.problems.append(event)
                     elif event["status"] == "done":
                         outcome.placed.append(event["path"])
-                    if request["dry_run"] and not settings.json:
-                        result(f"{size(event['size']):>9}  {printable(event['place'])}")
                 case "summary":
                     outcome.summary = event
     return outcome

@@ -31,6 +31,7 @@ HAVE_S = 1.0
 PIECES_WAITING = 24
 PATIENCE_S = 8.0
 REFUSED_S = 2.0
+CHANCE = random.Random()
 
 
 class Offline(NotAllHere):
@@ -87,7 +88,7 @@ class Download:
         self.on_bytes = on_bytes
         self.wait_s = max(wait_s, PATIENCE_S)
         self.is_small = part.size_bytes <= CHUNK_SIZE
-        self.picker = Picker(part.have, random.Random(), rate.bytes_per_s)
+        self.picker = Picker(part.have, CHANCE, rate.bytes_per_s)
         self.bytes_from: dict[MemberId, int] = defaultdict(int)
         self._loop = asyncio.get_running_loop()
         self._moved = asyncio.Event()
@@ -160,19 +161,17 @@ class Download:
 
     async def _work(self, source: MemberId) -> None:
         """All that one source does for this file."""
-        async with AsyncExitStack() as lanes:
+        async with AsyncExitStack() as lanes, asyncio.TaskGroup() as tasks:
             with self._working():
                 await self._begin(source)
-                connections = [
-                    await lanes.enter_async_context(self.lanes.lane(source)) for _ in range(1 if self.is_small else CONNECTIONS_PER_SOURCE)
-                ]
-            async with asyncio.TaskGroup() as tasks:
-                for connection in connections:
+                for _ in range(1 if self.is_small else CONNECTIONS_PER_SOURCE):
+                    connection = await lanes.enter_async_context(self.lanes.lane(source))
                     for _ in range(1 if self.is_small else REQUESTS_PER_CONNECTION):
                         tasks.create_task(self._slot(connection, source))
-                while not self.is_small:
-                    await asyncio.sleep(HAVE_S)
-                    await self._ask_have(source)
+                await asyncio.sleep(0)  # until these are at work
+            while not self.is_small:
+                await asyncio.sleep(HAVE_S)
+                await self._ask_have(source)
 
     def _left(self, source: MemberId, done: asyncio.Task[None]) -> None:
         """A source's work has ended: by its fault it rests for a while, by ours all ends."""
@@ -208,7 +207,7 @@ class Download:
             raise WrongBytes("A catalog tells another size than the content has.")
         if self.part.resumed_dirty:
             await asyncio.to_thread(self.part.recheck, manifest)
-            self.picker = Picker(self.part.have, random.Random(), self.rate.bytes_per_s)
+            self.picker = Picker(self.part.have, CHANCE, self.rate.bytes_per_s)
         self.manifest = manifest
         if self.picker.complete:
             self._end()

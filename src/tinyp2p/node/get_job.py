@@ -17,7 +17,7 @@ from ..disk.parts import Part
 from ..disk.target import Target
 from ..errors import DiskFull, LocalError, TinyP2PError
 from ..limits import CHUNK_SIZE, CONFIRM_BYTES, CONFIRM_FILES, FILES_AT_ONCE, FREE_SPACE_KEPT
-from ..model import Cid, Entry, MemberId
+from ..model import Cid, MemberId
 from .download import Offline
 from .plan import Item, Plan, look_at
 from .rate import Rate
@@ -70,7 +70,7 @@ class GetJob:
         self.events: asyncio.Queue[Event | None] = asyncio.Queue()
         self.counts: dict[str, int] = defaultdict(int)
         self.bytes_from: dict[MemberId, int] = defaultdict(int)
-        self.received_bytes = 0
+        self.received_from: dict[MemberId, int] = defaultdict(int)
         self.done_bytes = 0
         self.total_bytes = 0
         self.total_files = 0
@@ -84,9 +84,9 @@ class GetJob:
         wanted = plan.wanted()
         self.total_bytes = sum(item.entry.size for item in wanted)
         self.total_files = len(wanted)
-        free = self.target.free_bytes()
+        free, held = self.target.free_bytes(), self._held(wanted)
         kept = min(FREE_SPACE_KEPT, self.target.total_bytes() // 20)
-        if self.total_bytes > max(0, free - kept) and self.total_bytes - self._held(wanted) > max(0, free - kept):
+        if self.total_bytes - held > max(0, free - kept):
             raise DiskFull(
                 f"Needs {size_text(self.total_bytes)}, {size_text(free)} free in {self.target.path}; nothing fetched.", "Make room, or use -o DIR."
             )
@@ -96,7 +96,7 @@ class GetJob:
             "files": self.total_files,
             "bytes": self.total_bytes,
             "existing": sum(item.status == "exists" for item in plan.items),
-            "held": self._held(wanted),
+            "held": held,
             "directory": self.target.path,
             "needs_confirmation": large,
             "reason": f"{self.total_files:,} files, {size_text(self.total_bytes)}" if large else "",
@@ -137,8 +137,9 @@ class GetJob:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(min(FILES_AT_ONCE, len(plan.items))):
                     tasks.create_task(self._take_from(waiting))
-            for path, entry, place in plan.links:
-                await asyncio.to_thread(self._make_link, path, entry, place)
+            for item in plan.links:
+                await asyncio.to_thread(self._make_link, item)
+            await asyncio.to_thread(self.target.sync)
         finally:
             self.events.put_nowait(None)
 
@@ -153,14 +154,14 @@ class GetJob:
             except LocalError as error:
                 log.info("folder not made path=%r error=%s", path, error)
 
-    def _make_link(self, path: str, entry: Entry, place: str) -> None:
+    def _make_link(self, item: Item) -> None:
         try:
-            status = "done" if self.target.make_symlink(path, entry.target or "") else "exists"
-            self._tell(status, place, path, entry.size, None)
+            made = self.target.make_symlink(item.path, item.entry.target or "")
+            self._tell(item, "done" if made else "exists")
         except FileExistsError:
-            self._tell("differs", place, path, entry.size, None, "Something else has that name here.")
+            self._tell(item, "differs", "Something else has that name here.")
         except LocalError as error:
-            self._tell("failed", place, path, entry.size, None, error.message)
+            self._tell(item, "failed", error.message)
 
     async def _have(self, item: Item) -> None:
         """One file, to its end; only a full disk ends the whole."""
@@ -172,13 +173,13 @@ class GetJob:
             async with self.swarm.lock(item.cid):
                 part = await opened(self._begin, item)
                 if part is None:
-                    self._tell_item(item, item.status)
+                    self._tell(item, item.status)
                 else:
-                    self._tell_item(item, "done", bytes_from=await self._fetch(item, item.cid, part))
+                    self._tell(item, "done", bytes_from=await self._fetch(item, item.cid, part))
         except TinyP2PError as error:
             log.info("file not fetched place=%r error=%s", item.place, error)
             self._full = error if isinstance(error, DiskFull) else self._full
-            self._tell_item(item, "offline" if isinstance(error, Offline) else "failed", error.message)
+            self._tell(item, "offline" if isinstance(error, Offline) else "failed", error.message)
 
     def _begin(self, item: Item) -> Part | None:
         """A part to fetch into, where it is still to be fetched: another get may have put it there since, or its content was not known. Blocks."""
@@ -191,7 +192,8 @@ class GetJob:
         self.done_bytes += min(part.have.count * CHUNK_SIZE, item.entry.size)
         try:
             bytes_from = await self.swarm.fetch(cid, part, item.holders, self.rate, self._arrived, self.request.wait_s)
-            await asyncio.to_thread(self._place, item, cid, part)
+            note = await asyncio.to_thread(self._place, item, cid, part)
+            await self.notes.index.in_turn(self.notes.keep_placed, [(self.target.full_path(item.path), note)])
         finally:
             if part.is_open:
                 await asyncio.to_thread(part.close)
@@ -199,11 +201,15 @@ class GetJob:
             self.bytes_from[member] += size
         return bytes_from
 
+    @property
+    def received_bytes(self) -> int:
+        return sum(self.received_from.values())
+
     def _arrived(self, member: MemberId, size: int) -> None:
-        self.received_bytes += size
+        self.received_from[member] += size
         self.done_bytes += size
 
-    def _place(self, item: Item, cid: Cid, part: Part) -> None:
+    def _place(self, item: Item, cid: Cid, part: Part) -> Placed:
         """Give the finished file its name; one that is taken meanwhile is never overwritten. Blocks."""
         # Judged now, not when the download began: what somebody edited meanwhile is theirs.
         replace = self.target.stat(item.path) if self.request.update else None
@@ -216,24 +222,17 @@ class GetJob:
                 replace = None
                 continue
             item.path = name
-            note = Placed(item.place, cid, placed.st_size, placed.st_mtime_ns, placed.st_ino)
-            self.notes.keep_placed([(self.target.full_path(name), note)])
-            return
+            return Placed(item.place, cid, placed.st_size, placed.st_mtime_ns, placed.st_ino)
         raise LocalError(f"{item.path} has been made by somebody else meanwhile; it was left as it is.")
 
     # --- events -----------------------------------------------------------------------------------------------------
-    def _tell_item(self, item: Item, status: str, reason: str = "", bytes_from: dict[MemberId, int] | None = None) -> None:
+    def _tell(self, item: Item, status: str, reason: str = "", bytes_from: dict[MemberId, int] | None = None) -> None:
         if not reason and status == "differs":
             reason = UPDATED if self.request.update else DIFFERS
-        self._tell(status, item.place, item.path, item.entry.size, item.cid, reason, bytes_from)
-
-    def _tell(
-        self, status: str, place: str, path: str, size: int, cid: str | None, reason: str = "", bytes_from: dict[MemberId, int] | None = None
-    ) -> None:
         self.counts[status] += 1
-        self.counts["bytes"] += size if status == "done" else 0
-        event = {"event": "file", "place": place, "path": self.target.full_path(path), "size": size, "cid": cid, "status": status}
-        self.events.put_nowait({**event, "bytes_from": bytes_from or {}, "reason": reason})
+        self.counts["bytes"] += item.entry.size if status == "done" else 0
+        told = {"place": item.place, "path": self.target.full_path(item.path), "size": item.entry.size, "cid": item.cid, "status": status}
+        self.events.put_nowait({"event": "file", **told, "bytes_from": bytes_from or {}, "reason": reason})
 
     def _named(self, by_member: dict[MemberId, int]) -> dict[str, int]:
         names = self.search.names()
@@ -244,11 +243,6 @@ class GetJob:
         self._speed = [*self._speed[-24:], (now, self.received_bytes)]
         since, before = self._speed[0]
         rate = (self.received_bytes - before) / (now - since) if now > since else 0.0
-        active = [self.swarm.active[cid].bytes_from for cid in list(self.swarm.active)]
-        sources = dict(self.bytes_from)
-        for by_member in active:
-            for member, size in by_member.items():
-                sources[member] = sources.get(member, 0) + size
         left = max(0, self.total_bytes - self.done_bytes)
         return {
             "event": "progress",
@@ -258,7 +252,7 @@ class GetJob:
             "files_total": self.total_files,
             "rate": round(rate),
             "eta_s": round(left / rate, 1) if rate > 0 else None,
-            "sources": self._named(sources),
+            "sources": self._named(self.received_from),
         }
 
     @property

@@ -43,7 +43,7 @@ class Plan:
 
     items: list[Item] = field(default_factory=list)
     folders: list[tuple[str, Entry]] = field(default_factory=list)
-    links: list[tuple[str, Entry, str]] = field(default_factory=list)
+    links: list[Item] = field(default_factory=list)
 
     def wanted(self) -> list[Item]:
         return [item for item in self.items if item.status == "wanted"]
@@ -63,7 +63,7 @@ def make_plan(found: Iterable[tuple[ShareKey, Entry]], names: dict[MemberId, str
         if entry.type == "d":
             plan.folders.append((path, entry))
         elif entry.type == "l":
-            plan.links.append((path, entry, place))
+            plan.links.append(Item(key, entry, place, [path], [], None, path))
         else:
             # The same path with the same content from several members is one file with several sources.
             same = files.setdefault(

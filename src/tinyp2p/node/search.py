@@ -68,8 +68,9 @@ class Search:
         plain = [text for text, place in places if place is None]
         seen: set[tuple[ShareKey, str]] = set()
         for _, place in places:
-            for key, entry in self._at(place) if place else ():
-                if members is None or key.member in members:
+            key = ShareKey(MemberId(place.member), place.share) if place else None
+            if place and key and (members is None or key.member in members):
+                for entry in self.catalogs.below(key, place.path):
                     seen.add((key, entry.path))
                     yield key, entry
         if places and not plain and wish.regex is None and cid is None:
@@ -89,12 +90,6 @@ class Search:
         except NothingMatched:
             return None
         return Place(members[0], place.share, place.path) if self.is_visible(ShareKey(members[0], place.share)) else None
-
-    def _at(self, place: Place) -> Iterator[tuple[ShareKey, Entry]]:
-        """An entry and, of a folder, all that is in it."""
-        key = ShareKey(MemberId(place.member), place.share)
-        for entry in self.catalogs.below(key, place.path):
-            yield key, entry
 
     # --- events -----------------------------------------------------------------------------------------------------
     def event(self, key: ShareKey, entry: Entry, names: dict[MemberId, str]) -> dict[str, object]:

@@ -82,7 +82,7 @@ class Swarm:
         """Complete a part; bytes that counted by source, none where it was copied from here. Raises Offline, Moved and other LocalErrors."""
         if not part.size_bytes and Manifest(0, b"").cid != cid:
             raise WrongBytes("A catalog tells of an empty file with another's content id.")
-        manifest = self.local.manifest(cid)
+        manifest = self.local.manifest(cid) if part.size_bytes > CHUNK_SIZE else None
         if await asyncio.to_thread(self._copy_here, cid, part, manifest):
             return {}
         sources = partial(self._askable, cid)
