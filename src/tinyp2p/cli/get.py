@@ -118,7 +118,7 @@ def _fetch(settings: Settings, group: GroupHome, request: Event) -> Outcome:
 
 def _once(settings: Settings, group: GroupHome, request: Event, before: Outcome) -> Outcome:
     outcome = Outcome()
-    with progress(settings.json) as moving, closing(events(group, "get", request)) as stream:
+    with progress(settings.json) as show_progress, closing(events(group, "get", request)) as stream:
         for event in stream:
             if settings.json:
                 event_line(event)
@@ -128,7 +128,7 @@ def _once(settings: Settings, group: GroupHome, request: Event, before: Outcome)
                     if not settings.json and not before.plan:
                         _show_plan(event, request["dry_run"])
                 case "progress":
-                    moving.update(event)
+                    show_progress(event)
                 case "entry" if not settings.json:
                     result(f"{size(event['size']):>9}  {printable(event['place'])}")
                 case "file":

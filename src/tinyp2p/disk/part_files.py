@@ -11,17 +11,15 @@ import fcntl
 import logging
 import os
 import re
-import stat
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from blake3 import blake3
 
 from ..core.chunks import Bitmap, chunk_count
 from ..errors import LocalError, Malformed
 from ..limits import CHUNK_SIZE, HASH_SIZE
-from .target import PARTS_FOLDER, READ_FLAGS, Target, explaining
+from .target import PARTS_FOLDER, READ_FLAGS, Target
 
 log = logging.getLogger(__name__)
 
@@ -39,32 +37,10 @@ class PartBusy(LocalError):
     code = "part_busy"
 
 
-@dataclass(frozen=True, slots=True)
-class PartFile:
-    """A partial file as it lies on the disk; `stored_bytes` is what it takes there."""
-
-    key: str
-    size_bytes: int
-    stored_bytes: int
-
-
-def list_parts(target: Target) -> list[PartFile]:
-    """The partial files in a target, sorted by key."""
-    try:
-        folder = target.open_folder(PARTS_FOLDER, create=False)
-    except FileNotFoundError:
-        return []
-    parts = []
-    try:
-        for name in sorted(os.listdir(folder)):
-            key, _, ending = name.partition(".")
-            with explaining(target.path), contextlib.suppress(FileNotFoundError):
-                found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                if ending == "part" and KEY.fullmatch(key) and stat.S_ISREG(found.st_mode):
-                    parts.append(PartFile(key, found.st_size, found.st_blocks * 512))
-    finally:
-        os.close(folder)
-    return parts
+def stored_bytes(target: Target, key: str) -> int:
+    """What a partial file takes on the disk."""
+    found = target.stat(f"{PARTS_FOLDER}/{key}.part")
+    return found.st_blocks * 512 if found is not None else 0
 
 
 def open_locked(target: Target, name: str) -> tuple[int, int]:

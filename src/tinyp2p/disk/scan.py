@@ -105,10 +105,7 @@ def _compile(lines: list[str]) -> GitIgnoreSpec:
     # Costs 15 ms, which only shares with such a file shall pay.
     from pathspec import GitIgnoreSpec
 
-    try:
-        return GitIgnoreSpec.from_lines(lines)
-    except ValueError:
-        return GitIgnoreSpec.from_lines([line for line in lines if _is_pattern(line)])
+    return GitIgnoreSpec.from_lines([line for line in lines if _is_pattern(line)])
 
 
 def _is_pattern(line: str) -> bool:

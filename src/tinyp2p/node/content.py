@@ -10,13 +10,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 from ..core.chunks import Manifest, chunk_count, chunk_length, is_chunk
 from ..core.members import Members
 from ..core.wire import Growing, Have
 from ..disk.catalogs import Catalogs
-from ..disk.hasher import Changed, Hashed, hash_file
+from ..disk.hasher import Changed, hash_file
 from ..disk.local import Local, LocalFile
 from ..disk.parts import Part
 from ..disk.scan import open_inside, stamp_of
@@ -28,6 +27,7 @@ from .rate import Rate
 log = logging.getLogger(__name__)
 FETCHING_FOR_S = 30.0
 GROW_WAIT_S = 5.0
+GROWN_KEPT_S = 60.0
 HASH_AT_ONCE = 4
 NOT_HERE = AnswerError(404, "not_here", "This is not here, or not for you.")
 CHANGED = AnswerError(409, "changed", "The file has changed.")
@@ -89,16 +89,6 @@ class PartialSource:
 Source = FileSource | PartialSource
 
 
-@dataclass(slots=True)
-class _Growth:
-    """A file being hashed because somebody asked for it by its place."""
-
-    hashes: bytearray = field(default_factory=bytearray)
-    cid: Cid | None = None
-    failed: bool = False
-    moved: asyncio.Event = field(default_factory=asyncio.Event)
-
-
 class Content:
     def __init__(
         self, me: MemberId, members: Members, catalogs: Catalogs, local: Local, root_of: Callable[[str], str | None], upload_rate: Rate
@@ -114,7 +104,7 @@ class Content:
         self.uploaded: dict[MemberId, int] = defaultdict(int)
         self.served: dict[tuple[str, MemberId, str], int] = defaultdict(int)
         self._asked: dict[Cid, dict[MemberId, float]] = {}
-        self._growths: dict[tuple[str, str, int, int], _Growth] = {}
+        self._growths: dict[tuple[str, str, int, int], tuple[bytearray, asyncio.Task[Cid]]] = {}
         # Threads of its own: large files that are asked for must not keep everything else from a thread.
         self._hashing = ThreadPoolExecutor(HASH_AT_ONCE, "hash-on-demand")
         self._closed = False
@@ -219,40 +209,32 @@ class Content:
             if manifest is not None:
                 return Growing(manifest.hashes[after * HASH_SIZE :], file.cid)
         key = (share, path, size, mtime_ns)
-        growth = self._growths.get(key)
-        if growth is None:
-            growth = self._growths[key] = _Growth()
-            task = asyncio.create_task(self._grow(key, root, growth))
+        if key not in self._growths:
+            growing = bytearray()
+            task = asyncio.create_task(self._grow(root, share, path, growing))
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GROW_WAIT_S):
-                while growth.cid is None and not growth.failed and len(growth.hashes) <= after * HASH_SIZE:
-                    growth.moved.clear()
-                    await growth.moved.wait()
-        if growth.failed:
-            raise CHANGED
-        return Growing(bytes(growth.hashes[after * HASH_SIZE :]), growth.cid)
+            task.add_done_callback(lambda done: asyncio.get_running_loop().call_later(GROWN_KEPT_S, self._growths.pop, key, None))
+            self._growths[key] = growing, task
+        hashes, hashing = self._growths[key]
+        await asyncio.wait([hashing], timeout=GROW_WAIT_S)
+        cid = hashing.result() if hashing.done() else None
+        return Growing(bytes(hashes[after * HASH_SIZE :]), cid)
 
-    async def _grow(self, key: tuple[str, str, int, int], root: str, growth: _Growth) -> None:
-        share, path, _size, _mtime = key
-        loop = asyncio.get_running_loop()
+    async def _grow(self, root: str, share: str, path: str, hashes: bytearray) -> Cid:
+        """Hash a file because somebody asked for it by its place, gathering what is known so far; raises AnswerError."""
 
         def arrived(_index: int, digest: bytes) -> None:
             if self._closed:
                 raise Changed("This member is ending.")
-            growth.hashes += digest
-            loop.call_soon_threadsafe(growth.moved.set)
+            hashes.extend(digest)
 
         try:
-            done: Hashed = await loop.run_in_executor(self._hashing, hash_file, root, path, arrived)
+            done = await asyncio.get_running_loop().run_in_executor(self._hashing, hash_file, root, path, arrived)
             await asyncio.to_thread(self.local.hashed, share, [(path, done)])
-            growth.cid = Manifest(done.size, done.hashes).cid
         except (Changed, OSError, TinyP2PError) as error:
             log.info("hashing on demand failed share=%s path=%r error=%s", share, path, error)
-        finally:
-            growth.failed = growth.cid is None
-            growth.moved.set()
-            loop.call_later(60, self._growths.pop, key, None)
+            raise CHANGED from error
+        return Manifest(done.size, done.hashes).cid
 
     # --- accounting -------------------------------------------------------------------------------------------------
     def sent(self, member: MemberId, share: str, cid: str, size_bytes: int) -> None:

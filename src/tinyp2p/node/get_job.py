@@ -12,9 +12,9 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from ..disk.notes import Notes, Placed
-from ..disk.part_files import list_parts
+from ..disk.part_files import stored_bytes
 from ..disk.parts import Part
-from ..disk.target import Target
+from ..disk.target import PARTS_FOLDER, Target
 from ..errors import DiskFull, LocalError, TinyP2PError
 from ..limits import CHUNK_SIZE, CONFIRM_BYTES, CONFIRM_FILES, FILES_AT_ONCE, FREE_SPACE_KEPT
 from ..model import Cid, MemberId
@@ -104,8 +104,9 @@ class GetJob:
 
     def _held(self, wanted: list[Item]) -> int:
         """Bytes of what is wanted that came in earlier tries."""
-        stored = {part.key: part.stored_bytes for part in list_parts(self.target)}
-        return sum(min(item.entry.size, stored.get(item.cid or "", 0)) for item in wanted)
+        if self.target.stat(PARTS_FOLDER) is None:
+            return 0
+        return sum(min(item.entry.size, stored_bytes(self.target, item.cid)) for item in wanted if item.cid)
 
     # --- at work ----------------------------------------------------------------------------------------------------
     async def run(self, plan: Plan) -> AsyncIterator[Event]:

@@ -88,7 +88,7 @@ class OwnShare:
 
     # --- when -------------------------------------------------------------------------------------------------------
     async def _watch(self) -> None:
-        """Follow events; where that is not possible, walk every few seconds instead."""
+        """Follow events; where that fails, walk instead, and try again after a few seconds."""
         while True:
             try:
                 if self.may_watch(self):
