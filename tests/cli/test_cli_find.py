@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from conftest import make_group
 from fake_member import EVIL, PROGRAM, Terminal
 
@@ -60,17 +59,16 @@ def test_find_names_stale_and_incomplete_lists(member, tinyp2p):
     )
 
 
-@pytest.mark.parametrize(
-    ("hint", "sentence"),
-    [
-        ("", 'Nothing matches "nope" in 12,403 entries of 1 member.'),
-        ("Photos is being read for the first time.", "Photos is being read for the first time."),
-    ],
-)
-def test_no_match_is_exit_3(member, tinyp2p, hint, sentence):
-    member({"find": [{**NOTHING, "hint": hint}]})
+def test_no_match_is_exit_3_with_the_cause_that_the_member_names(member, tinyp2p):
+    sentence = 'Nothing matches "nope" in 12,403 entries of 1 member.'
+    member({"find": [{**NOTHING, "hint": sentence}]})
     ran = tinyp2p("find", "nope")
     assert (ran.code, ran.out, ran.err) == (3, "", f"tinyp2p: {sentence}\n")
+
+
+def test_no_match_names_lists_that_are_not_whole(member, tinyp2p):
+    member({"find": [{**NOTHING, "hint": "Nothing.", "incomplete": ["carl"]}]})
+    assert tinyp2p("find", "nope").err == "tinyp2p: Nothing.\n  Not yet whole here: the list of carl.\n"
 
 
 def test_find_as_json(member, tinyp2p):

@@ -33,7 +33,8 @@ def find(settings: Settings, patterns: tuple[str, ...], regex: str | None, membe
     request: Event = {"patterns": list(patterns), "regex": regex, "member": member, "cid": cid, "limit": limit}
     shown, summary = _show_entries(settings, "find", request)
     if not shown:
-        raise NothingMatched(*_why_nothing(request, summary))
+        rest = rest_of_summary(summary) if summary.get("incomplete") or summary.get("stale") else []
+        raise NothingMatched(printable(summary.get("hint") or "Nothing matches."), " ".join(rest))
     if not settings.json:
         _tell_summary(shown, summary)
     return 0
@@ -65,16 +66,6 @@ def _tell_summary(shown: int, summary: Event) -> None:
     found = f"{matches:,} found" if matches <= shown else f"The first {shown:,} of {matches:,} found"
     where = f"in {count(summary.get('entries', 0), 'entry', 'entries')} of {count(summary.get('members', 0), 'member')}."
     say(" ".join([found, where, *rest_of_summary(summary)]))
-
-
-def _why_nothing(request: Event, summary: Event) -> tuple[str, str]:
-    """The sentence and the hint for a search without a match; the first cause that the member names comes first."""
-    sought = [*request["patterns"], *(request[key] for key in ("regex", "cid", "member") if request[key])]
-    what = " or ".join(f'"{printable(each)}"' for each in sought)
-    where = f"{count(summary.get('entries', 0), 'entry', 'entries')} of {count(summary.get('members', 0), 'member')}"
-    sentence = f"Nothing matches {what} in {where}." if what else f"There is nothing yet: {where}."
-    rest = " ".join(rest_of_summary(summary)) if summary.get("incomplete") or summary.get("stale") else ""
-    return (printable(summary["hint"]), "") if summary.get("hint") else (sentence, rest)
 
 
 def _list_shares(settings: Settings) -> int:

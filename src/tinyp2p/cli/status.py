@@ -33,20 +33,13 @@ def _status_lines(event: Event) -> Iterator[str]:
     for peer in event.get("peers", ()):
         yield f"Address {printable(peer['address'])}: {printable(peer['state'])}"
     for transfer in event.get("transfers", ()):
-        yield f"Fetching {printable(transfer['path'])}: {size(transfer['bytes'])} of {size(transfer['total'])}, {size(transfer['rate'])}/s" + _from(
-            transfer
-        )
+        whence = f" from {told}" if (told := sources(transfer.get("sources") or {})) else ""
+        moved = f"{size(transfer['bytes'])} of {size(transfer['total'])}, {size(transfer['rate'])}/s"
+        yield f"Fetching {printable(transfer['path'])}: {moved}{whence}"
     for upload in event.get("uploads", ()):
         yield f"Sent to {printable(upload['name'])}: {size(upload['bytes'])}"
     for warning in event.get("warnings", ()):
         yield f"Note: {printable(warning)}"
-
-
-def _from(transfer: Event) -> str:
-    given = transfer.get("sources")
-    if isinstance(given, dict):
-        return f" from {sources(given)}" if sources(given) else ""
-    return f" from {names(given)}" if given else ""
 
 
 def _share_lines(share: Event) -> Iterator[str]:

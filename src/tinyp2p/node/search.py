@@ -104,7 +104,7 @@ class Search:
             "path": entry.path,
             "type": TYPE_NAMES[entry.type],
             "size": entry.size,
-            "mtime": mtime_text(entry.mtime_ns) if entry.type != "d" else None,
+            "mtime": time_text(entry.mtime_ns / 1e9) if entry.type != "d" else None,
             "cid": entry.cid,
             "online": self.is_online(key.member),
             "target": entry.target,
@@ -157,10 +157,6 @@ def _cid(text: str) -> str:
         return known_member(text.lower())
     except Malformed as error:
         raise UsageError(f'"{text}" is not a content id.', "A content id is 52 letters and digits; find shows it with --json.") from error
-
-
-def mtime_text(mtime_ns: int) -> str | None:
-    return time_text(mtime_ns / 1e9)
 
 
 def time_text(seconds: float) -> str | None:
