@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.core.people import GROUP, OTHER_GROUP, person
+from tests.model_catalog import Catalog
 from tinyp2p.core.admission import sign_request
-from tinyp2p.core.catalog import Catalog
 from tinyp2p.core.chunks import Bitmap, Manifest, chunk_hash
+from tinyp2p.core.group import check_certificate
 from tinyp2p.core.identity import SigningKey, pem_of
 from tinyp2p.core.invite import Invite
+from tinyp2p.core.renewal import sign_renewal
 from tinyp2p.core.wire import (
     Buckets,
     Changes,
@@ -20,7 +22,9 @@ from tinyp2p.core.wire import (
     Hello,
     JoinAnswer,
     JoinRequest,
+    Notice,
     Problem,
+    Promotion,
     Recheck,
     Rechecked,
     encode,
@@ -29,7 +33,7 @@ from tinyp2p.core.wire import (
 from tinyp2p.disk.part_files import encode_state
 from tinyp2p.model import Cid, Entry
 
-from .targets import SIZE
+from .targets import ME, MTIME_NS, SIZE
 
 CORPUS = Path(__file__).parent / "corpus"
 ANNA, BEN = person(2), person(3)
@@ -90,12 +94,15 @@ def seeds() -> dict[str, list[bytes]]:
         ],
         "manifest": [manifest.encode(), Manifest(0, b"").encode()],
         "member_record": [records[0].body, ANNA.record(1, addresses=["[::1]:1", "home.example:65535"]).body],
-        "part_state": [encode_state(SIZE, b"\xa0", 7), encode_state(SIZE, b"\xf0", None)],
+        "part_state": [encode_state(SIZE, b"\xa0", MTIME_NS), encode_state(SIZE, b"\xf0", MTIME_NS)],
+        "notice": [encode(Notice(GROUP.id, "expelled", ME.id, 5, BEN.id)), encode(Notice(GROUP.id, "secret", ME.id, 5, "", 3, bytes(32)))],
         "path_names": [b"a/b.tar.gz", "Käse/\uef80\u202e".encode(), b"\xff\xfe/../x", b"CON", b"C:\\x\x1b[2J", b"x" * 300],
         "pattern": [b"*.jp[eg]\nFotos/x.jpg", b"**/a/*b?\na/b/c", b"desktop:Photos/a b", b"(a|b)+$"],
         "problem": [encode(Problem("not_here", "It is not here."))],
+        "promotion": [encode(Promotion(ANNA.certificate, bytes(32)))],
         "recheck": [encode(Recheck(3))],
         "rechecked": [encode(Rechecked(True))],
+        "renewal": [sign_renewal(GROUP, OTHER_GROUP, ME.id, [check_certificate(GROUP.public, ANNA.certificate)], 5.0).body],
         "request": [
             b"\0GET /v1/hello HTTP/1.1\r\nhost: x\r\n\r\nGET /v1/blob/x HTTP/1.1\r\nrange: bytes=0-9\r\nconnection: close\r\n\r\n",
             b"\x05POST /v1/gossip HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}",

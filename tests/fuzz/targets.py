@@ -29,10 +29,11 @@ from tinyp2p.core.group import check_certificate
 from tinyp2p.core.identity import SigningKey, der_of, read_certificate
 from tinyp2p.core.invite import Invite
 from tinyp2p.core.match import Query, parse_place
+from tinyp2p.core.renewal import check_renewal
 from tinyp2p.core.wire import SignedRecord
 from tinyp2p.disk.part_files import decode_state
 from tinyp2p.disk.scan import Ignore
-from tinyp2p.errors import AnswerError, HomeBusy, LocalError, Malformed, RemoteError, UsageError
+from tinyp2p.errors import AnswerError, LocalError, Malformed, RemoteError, UsageError
 from tinyp2p.limits import CHUNK_SIZE, MAX_NAME_BYTES, MAX_PATH_BYTES
 from tinyp2p.model import Cid
 from tinyp2p.net.answer import Answer, check
@@ -43,6 +44,7 @@ from tinyp2p.node.server import MemberProtocol, Server
 Target = Callable[[bytes], None]
 ME, ANNA = person(1, "keyholder"), person(2)
 SIZE = 3 * CHUNK_SIZE + 5
+MTIME_NS = 7
 
 
 def decoding(decode: Callable[[bytes], Any], *allowed: type[Exception]) -> Target:
@@ -98,6 +100,19 @@ def gossip_answer(data: bytes) -> None:
     with contextlib.suppress(RemoteError):
         reply, _ = ME.members().answered(ANNA.id, wire.decode(data, wire.GossipAnswer))
         assert reply is None or wire.decode(wire.encode(reply), wire.Gossip) == reply
+
+
+def notice(data: bytes) -> None:
+    """Signed by the group's key, as a keyholder who plays foul would."""
+    members = ME.members()
+    news = members.learn((), (), [SignedRecord(data, GROUP.key.sign(wire.NOTICE_DOMAIN + data))]) if GROUP.key else None
+    assert news is not None and len(news.notices) + news.rejected <= 1
+
+
+def renewal(data: bytes) -> None:
+    with contextlib.suppress(RemoteError):
+        assert GROUP.key is not None
+        check_renewal(GROUP, wire.SignedRenewal(data, GROUP.key.sign(wire.RENEWAL_DOMAIN + data)))
 
 
 def join_request(data: bytes) -> None:
@@ -210,8 +225,8 @@ def ignore_file(data: bytes) -> None:
 
 
 def part_state(data: bytes) -> None:
-    state = decode_state(data, SIZE)
-    assert state is None or state.have.length == chunk_count(SIZE)
+    have = decode_state(data, SIZE, MTIME_NS)
+    assert have is None or have.length == chunk_count(SIZE)
 
 
 # --- connections ----------------------------------------------------------------------------------------------------------
@@ -368,7 +383,7 @@ def local_answer(data: bytes) -> None:
             there.sendall(data)
         there.shutdown(socket.SHUT_WR)
         here.settimeout(1)
-        with contextlib.suppress(link.Failed, HomeBusy):
+        with contextlib.suppress(LocalError):
             for event in link._checked(link._ask(here, "find", {})):
                 assert isinstance(event, dict)
 
@@ -399,10 +414,13 @@ TARGETS: dict[str, Target] = {
     "local_request": local_request,
     "manifest": manifest,
     "member_record": member_record,
+    "notice": notice,
     "part_state": part_state,
     "path_names": path_names,
     "pattern": pattern,
     "problem": problem,
+    "promotion": message(wire.Promotion),
+    "renewal": renewal,
     "recheck": message(wire.Recheck),
     "rechecked": message(wire.Rechecked),
     "request": request,

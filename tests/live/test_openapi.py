@@ -121,4 +121,5 @@ def test_what_is_there_is_answered_as_described(member: tuple[str, requests.Sess
                 **({"body": body, "media_type": "application/json"} if method == "post" else {}),
             )
             answer = case.call_and_validate(base_url=address, session=session, checks=CHECKS, timeout=10, verify=False)
-            assert answer.status_code in ((400,) if operation["operationId"] == "join" else (200, 206)), (path, method, answer.content[:200])
+            expected = {"join": (400,), "promotion": (400,), "renew": (400, 403), "renewal": (404,)}.get(operation["operationId"], (200, 206))
+            assert answer.status_code in expected, (path, method, answer.content[:200])
