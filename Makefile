@@ -5,12 +5,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DIR ?=
 
-.PHONY: help demo test lint types cover system clean
+SECONDS ?= 60
+TARGET ?=
+
+.PHONY: help demo test lint types cover fuzz system clean
 
 help:
 	@echo "make demo [DIR=~/Photos]   three peers on this computer share, find and get (about a minute)"
 	@echo "make test                  lint, types and all tests"
 	@echo "make cover                 the tests of core/ with their statement coverage"
+	@echo "make fuzz [SECONDS=60] [TARGET=request]   every reader of outside bytes under atheris, that long each"
 	@echo "make clean                 remove the virtual environment and caches"
 
 # The lock file holds versions and hashes of everything that is installed.
@@ -39,6 +43,10 @@ test: system lint types
 
 cover: $(STAMP)
 	$(BIN)/python -m pytest tests/core tests/sim --cov=tinyp2p.core --cov-report=term-missing --cov-fail-under=95
+
+# What makes a target fail is left in tests/fuzz/failed.
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz.run $(SECONDS) $(TARGET)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
