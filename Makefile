@@ -4,17 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DIR ?=
-
-SECONDS ?= 60
+SECONDS ?= 120
 TARGET ?=
 
-.PHONY: help demo test lint types cover fuzz system clean
+.PHONY: help demo test lint types cover fuzz soak system clean
 
 help:
 	@echo "make demo [DIR=~/Photos]   three peers on this computer share, find and get (about a minute)"
 	@echo "make test                  lint, types and all tests"
 	@echo "make cover                 the tests of core/ with their statement coverage"
-	@echo "make fuzz [SECONDS=60] [TARGET=request]   every reader of outside bytes under atheris, that long each"
+	@echo "make fuzz [SECONDS=120] [TARGET=request]   every reader of outside bytes under atheris, that long each"
+	@echo "make soak [SECONDS=120]    one member in bad company: 500 members' connections, 500 strangers, and honest members measured"
 	@echo "make clean                 remove the virtual environment and caches"
 
 # The lock file holds versions and hashes of everything that is installed.
@@ -34,9 +34,11 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-# One test asks with curl, as docs/protocol.md says anybody can; without it, and without root to install it, that test is skipped by name.
+# One test asks with curl, as docs/protocol.md says anybody can, and those of a local network make one with ip; without them, and without root
+# to install them, these tests are skipped by name.
 system:
-	@command -v curl >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq curl; } || true
+	@{ command -v curl && command -v ip; } >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get update -qq && apt-get install -y -qq curl iproute2; } || true
 
 test: system lint types
 	$(BIN)/python -m pytest
@@ -47,6 +49,9 @@ cover: $(STAMP)
 # What makes a target fail is left in tests/fuzz/failed.
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz.run $(SECONDS) $(TARGET)
+
+soak: $(STAMP)
+	$(BIN)/python -m bench.soak --seconds $(SECONDS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

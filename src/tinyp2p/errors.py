@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import ClassVar
 
 
@@ -107,3 +108,8 @@ class WrongBytes(RemoteError):
     """Content that does not match its hash."""
 
     code = "wrong_bytes"
+
+
+def clock_hint(now_s: float) -> str:
+    """What to look at where a time is not what it should be: often it is the clock."""
+    return f"Is this computer's clock right? It says {datetime.fromtimestamp(now_s, UTC):%Y-%m-%d %H:%M} UTC."

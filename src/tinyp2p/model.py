@@ -11,7 +11,7 @@ GroupId = NewType("GroupId", str)
 MemberId = NewType("MemberId", str)
 Cid = NewType("Cid", str)
 
-Role = Literal["keyholder", "member", "guest", "invite"]
+Role = Literal["keyholder", "member", "guest", "invite", "former"]  # former: of the group as it was before a new key
 MEMBER_ROLES: frozenset[Role] = frozenset(("keyholder", "member", "guest"))
 
 EntryType = Literal["f", "d", "l"]
@@ -63,3 +63,8 @@ class Peer:
     expires: float
     invite: str
     admitted_by: str
+    shares: frozenset[str] = frozenset()  # MEMBERID/SHARE that a guest may see
+
+    @property
+    def is_guest(self) -> bool:
+        return self.role == "guest"

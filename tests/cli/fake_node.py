@@ -13,6 +13,7 @@ import types
 from typing import Any
 
 INVITE = "tinyp2p" + "abcdefgh" * 50
+CODE = "47-otter-lemon"
 
 
 def log(name: str, *arguments: Any) -> None:
@@ -41,6 +42,11 @@ def join_invite(home: Any, text: str, name: str | None, group: str | None = None
     return made(home, "photos")
 
 
+def invite_for(code: str, peers: list[str]) -> str:
+    log("invite_for", code, peers)
+    return INVITE
+
+
 def join_password(home: Any, name: str, password: str, peers: list[str], member_name: str | None) -> Any:
     log("join_password", name, password, peers, member_name)
     return made(home, name)
@@ -48,9 +54,11 @@ def join_password(home: Any, name: str, password: str, peers: list[str], member_
 
 def run_member(home: Any, options: dict[str, Any]) -> Any:
     log("run_member", home.name, options)
-    invite = INVITE if options["invite"] else None
+    code = {"event": "code", "code": CODE, "address": "10.0.0.1:22005", "expires": "2030-01-01T12:00:00Z", "lan": options["lan"]}
     try:
-        yield {"event": "ready", "member": "m", "name": "desktop", "address": "10.0.0.1:22004", "group": home.name, "new": True, "invite": invite}
+        yield {"event": "ready", "member": "m", "name": "desktop", "address": "10.0.0.1:22004", "group": home.name, "new": True}
+        if options["code"]:
+            yield code
         yield {
             "event": "shared",
             "share": "Pho\x1btos",
@@ -61,6 +69,8 @@ def run_member(home: Any, options: dict[str, Any]) -> Any:
             "left_out": 51,
             "scanned": True,
         }
+        if options["code"]:
+            yield from ({"event": "burned"}, code, {"event": "paired"})
         yield {"event": "joined", "name": "an\x1bna"}
         yield {"event": "notice", "level": "warning", "message": "Not reachable from the Internet.", "hint": "See: tinyp2p status"}
         while True:
@@ -77,12 +87,13 @@ def run_once(home: Any, operation: str, request: dict[str, Any]) -> Any:
 
 
 def install() -> None:
-    found, node = types.ModuleType("tinyp2p.node.found"), types.ModuleType("tinyp2p.node.run")
+    found, node, pairing = (types.ModuleType(f"tinyp2p.node.{name}") for name in ("found", "run", "pairing"))
+    pairing.__dict__["invite_for"] = invite_for
     for function in (new_group, password_group, join_invite, join_password):
         setattr(found, function.__name__, function)
     for function in (run_member, run_once):
         setattr(node, function.__name__, function)
-    sys.modules |= {"tinyp2p.node.found": found, "tinyp2p.node.run": node}
+    sys.modules |= {"tinyp2p.node.found": found, "tinyp2p.node.run": node, "tinyp2p.node.pairing": pairing}
 
 
 if __name__ == "__main__":

@@ -61,7 +61,9 @@ def test_the_first_minute_on_a_terminal(log, photos):
     terminal.type("\n")
     shown = terminal.until("See: tinyp2p status\n")
     assert 'New group "Photos". This computer is desktop, at 10.0.0.1:22004.\n' in shown
-    assert f"and have them run: tinyp2p join\n{fake_node.INVITE}\n" in shown
+    how = f"To let someone in, they run  tinyp2p join  and type\n  {fake_node.CODE}   (this network, 10 minutes)\n"
+    assert shown.count(how) == 2 and f"Somebody tried a wrong code; it is void.\n{how}" in shown
+    assert "elsewhere: tinyp2p invite\n" in shown and "tinyp2pabc" not in shown
     assert "Sharing Pho\\x1btos: 12,403 files, 88 GB (51 hidden left out)\n" in shown
     assert "an\\x1bna has joined the group.\nNot reachable from the Internet.\n" in shown and "\x1b" not in shown
     terminal.type("\x03")
@@ -75,12 +77,22 @@ def test_share_with_an_invite_pasted_in_two_lines(log, photos):
     terminal = Terminal(["share", str(photos), "--name", "laptop"], {}, PROGRAM)
     terminal.until(QUESTION)
     terminal.type("tinyp2pabc\n  def\n")
-    shown = terminal.until("See: tinyp2p status\n")
-    assert "send them this invite" not in shown
+    terminal.until("See: tinyp2p status\n")
     terminal.type("\x03")
     assert terminal.end()[0] == 0
     name, text, member_name, _ = calls(log)[0]
     assert (name, "".join(str(text).split()), member_name) == ("join_invite", "tinyp2pabcdef", "laptop")
+
+
+def test_share_with_a_code_and_without_the_local_network(log, photos):
+    terminal = Terminal(["share", str(photos), "--name", "laptop", "--no-lan"], {}, PROGRAM)
+    terminal.until(QUESTION)
+    terminal.type(" 47 Otter lemon\n")
+    shown = terminal.until("See: tinyp2p status\n")
+    assert f"they run  tinyp2p join --peer 10.0.0.1:22005  and type\n  {fake_node.CODE}   (10 minutes)\n" in shown
+    terminal.type("\x03")
+    assert terminal.end()[0] == 0
+    assert calls(log)[:2] == [["invite_for", "47-otter-lemon", []], ["join_invite", fake_node.INVITE, "laptop", None]]
 
 
 def test_a_password_is_asked_twice_without_echo(log, photos):
@@ -111,13 +123,17 @@ def test_signals_stop_cleanly_and_json_comes_at_once(log, photos, number):
         "share", "--new", "--json", str(photos), "--no-lan", "--listen", "127.0.0.1:0", TINYP2P_ADVERTISE="a:1,b:2", TINYP2P_WITH="anna,bob"
     ) as process:
         ready = json.loads(process.stdout.readline())
-        assert ready["event"] == "ready" and ready["invite"] is None
+        assert ready["event"] == "ready"
         process.send_signal(number)
         out, err = process.communicate(timeout=10)
     assert process.returncode == 0 and err == ""
     assert json.loads(out.splitlines()[-1]) == {"event": "left"}
     expected = {"folders": [str(photos)], "as": None, "with": ["anna", "bob"], "listen": "127.0.0.1:0", "advertise": ["a:1", "b:2"], "peers": []}
-    assert calls(log)[1] == ["run_member", "Photos", {**expected, "lan": False, "force": False, "name": None, "new": True, "invite": False}]
+    assert calls(log)[1] == [
+        "run_member",
+        "Photos",
+        {**expected, "lan": False, "force": False, "name": None, "new": True, "code": False, "limit_rate": None},
+    ]
 
 
 def test_password_from_the_environment_or_a_file(log, photos, tmp_path):
@@ -204,6 +220,24 @@ def test_join_from_file_environment_and_password(faked, tinyp2p, tmp_path, monke
     ]
 
 
+def test_join_takes_a_code_wherever_it_takes_an_invite(faked, tinyp2p, tmp_path, monkeypatch):
+    (tmp_path / "code").write_text("47-otter-lemon\n")
+    assert tinyp2p("join", "--invite-file", str(tmp_path / "code"), "--peer", "10.0.0.1:22005").code == 0
+    monkeypatch.setenv("TINYP2P_INVITE", " 47 OTTER LEMON ")
+    assert tinyp2p("join", "--group", "mine").code == 0
+    assert [call for call in calls(faked) if call[0] != "run_once"] == [
+        ["invite_for", "47-otter-lemon", ["10.0.0.1:22005"]],
+        ["join_invite", fake_node.INVITE, None, None],
+        ["invite_for", "47-otter-lemon", []],
+        ["join_invite", fake_node.INVITE, None, "mine"],
+    ]
+    monkeypatch.setenv("TINYP2P_INVITE", "47-otter-lemmon")
+    ran = tinyp2p("join")
+    assert ran.code == 2 and "mistyped" in ran.err and "otter" not in ran.err
+    ran = tinyp2p("join", "47-otter-lemon")
+    assert ran.code == 2 and "command line" in ran.err and "otter" not in ran.err
+
+
 def test_joined_although_the_others_do_not_answer(faked, tinyp2p, monkeypatch):
     def run_once(home, operation, request):
         yield {"event": "error", "code": "unreachable", "message": "Nobody answers.", "hint": "", "exit": 4}
@@ -220,5 +254,21 @@ def test_invite_alone_on_stdout(member, tinyp2p):
     ran = tinyp2p("invite", "--uses", "5", "--expires", "2h")
     assert ran.out == fake_node.INVITE + "\n"
     assert ran.err.startswith("Good for 5 people until 20") and "(2 h), from this network.\n" in ran.err and "tinyp2p join" in ran.err
-    assert fake.requests == [("invite", {"uses": 5, "expires_s": 7200})]
-    assert tinyp2p("invite").code == 0 and fake.requests[1] == ("invite", {"uses": 1, "expires_s": 604800})
+    assert fake.requests == [("invite", {"uses": 5, "expires_s": 7200, "guest": False, "keyholder": False, "shares": []})]
+    assert tinyp2p("invite").code == 0 and fake.requests[1] == (
+        "invite",
+        {"uses": 1, "expires_s": 604800, "guest": False, "keyholder": False, "shares": []},
+    )
+
+
+def test_invite_by_code(member, tinyp2p):
+    code = {"event": "code", "code": fake_node.CODE, "address": "10.0.0.1:22005", "expires": "2030-01-01T12:00:00Z", "lan": True}
+    fake = member({"code": [code, {"event": "burned"}, {**code, "code": "5-tiger-apple", "lan": False}, {"event": "paired"}]})
+    assert tinyp2p("invite", "--code").err == (
+        "To let someone in, they run  tinyp2p join  and type\n  47-otter-lemon   (this network, 10 minutes)\n"
+        "Somebody tried a wrong code; it is void.\n"
+        "To let someone in, they run  tinyp2p join --peer 10.0.0.1:22005  and type\n  5-tiger-apple   (10 minutes)\n"
+        "The code was right. To let in another: tinyp2p invite --code\n"
+    )
+    ran = tinyp2p("invite", "--code", "--json")
+    assert json.loads(ran.out.splitlines()[0]) == code and fake.requests == [("code", {})] * 2

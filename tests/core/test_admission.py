@@ -34,7 +34,7 @@ def request(invite: Invite = INVITE, key: SigningKey = JOINER) -> Joining:
 
 def test_a_request_says_who_asks_and_by_which_invite() -> None:
     joining = request()
-    assert joining == Joining(Peer(INVITE.id, "invite", END_S, "2", HOLDER.id), 2, JOINER.public, JOINER.id)
+    assert joining == Joining(Peer(INVITE.id, "invite", END_S, "2", HOLDER.id), 2, "member", JOINER.public, JOINER.id)
 
 
 def test_a_joiner_gets_a_certificate_that_names_its_invite_and_its_keyholder() -> None:
@@ -143,6 +143,9 @@ def test_why_a_peer_is_refused(revoked: set[str], now_s: float, reason: str | No
         ("member", "/v1/gossip", True),
         ("guest", "/v1/blob/x", True),
         ("member", "/v1/join", True),
+        ("guest", "/v1/join", False),
+        ("former", "/v1/renewal", True),
+        ("former", "/v1/gossip", False),
         ("invite", "/v1/join", True),
         ("invite", "/v1/hello", False),
         ("invite", "/v1/gossip", False),

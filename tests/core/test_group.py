@@ -26,7 +26,7 @@ from tinyp2p.core.identity import SigningKey, der_of, is_signed, member_id, pem_
 from tinyp2p.core.invite import Invite
 from tinyp2p.errors import Malformed, Refused, UsageError
 from tinyp2p.limits import ID_LENGTH, MAX_ADDRESSES
-from tinyp2p.model import MemberId, Peer
+from tinyp2p.model import MemberId, Peer, Role
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "group.json").read_text())
 ANN = person(1)
@@ -219,9 +219,14 @@ def test_malformed_invite_vectors(vector: dict[str, str]) -> None:
     st.integers(LATER, 2**32 - 1),
     st.integers(1, 65535),
     st.lists(st.from_regex(r"\A[a-z0-9.\[\]:-]{1,20}:[0-9]{1,5}\Z"), max_size=MAX_ADDRESSES),
+    st.sampled_from([("member", ()), ("keyholder", ()), ("guest", ()), ("guest", (f"{ANN.id}/Fotos äöü %2f, 1", f"{ANN.id}/B"))]),
 )
-def test_an_invite_goes_there_and_back(name: str, seed: bytes, expires: int, uses: int, addresses: list[str]) -> None:
-    invite = Invite.make(make_group(3, name), seed, ANN.id, expires, uses, tuple(addresses))
+def test_an_invite_goes_there_and_back(
+    name: str, seed: bytes, expires: int, uses: int, addresses: list[str], opens: tuple[Role, tuple[str, ...]]
+) -> None:
+    invite = Invite.make(make_group(3, name), seed, ANN.id, expires, uses, tuple(addresses), *opens)
+    peer = check_certificate(make_group(3, name).public, invite.certificate)
+    assert peer.shares == set(opens[1]) and peer.invite == (f"{uses}" if opens[0] == "member" else f"{uses} {opens[0]}")
     assert Invite.decode(invite.encode()) == invite
 
 

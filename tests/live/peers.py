@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -16,7 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .secrecy import INVITE, Secrets, in_files, without_invites
+
 PROGRAM = [sys.executable, "-m", "tinyp2p"]
+EVERY_PROCESS = Path(__file__).with_name("every_process")
 PASSWORD = "correct zebra umbrella 41 lantern"
 
 
@@ -45,7 +49,7 @@ def tree(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink()}
 
 
-def write(path: Path, size: int, seed: int = 0) -> Path:
+def write(path: Path, size: int, seed: object = 0) -> Path:
     """A file of that size that no other seed makes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     left, number = size, 0
@@ -83,6 +87,7 @@ class Running:
 
     process: subprocess.Popen[str]
     events: list[dict[str, Any]] = field(default_factory=list)
+    out: list[str] = field(default_factory=list)
     err: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -93,6 +98,7 @@ class Running:
     def _read_out(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
+            self.out.append(line)
             if line.startswith("{"):
                 self.events.append(json.loads(line))
 
@@ -138,27 +144,35 @@ class Running:
 
 
 class Home:
-    """A home folder and the program used from it."""
+    """A home folder and the program used from it; keeps all that it said."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.name = name
         self.path = folder / f"home-{name}"
+        self.debug_log = folder / f"debug-{name}.log"
         self.program = PROGRAM
         self.running: list[Running] = []
+        self.results: list[tuple[str, Result]] = []
+        self.secrets = Secrets()
 
     def environment(self) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("TINYP2P_")}
-        return {**kept, "TINYP2P_HOME": str(self.path), "COLUMNS": "120"}
+        return {**kept, "TINYP2P_HOME": str(self.path), "COLUMNS": "120", "DEBUG_LOG": str(self.debug_log), "PYTHONPATH": str(EVERY_PROCESS)}
 
     def run(self, *arguments: str | Path, stdin: str | None = None, timeout_s: float = 60, cwd: Path | None = None, json: bool = True) -> Result:
         """A command to its end."""
         command = [*self.program, *map(str, arguments), *(["--json"] if json else [])]
+        self._note_secrets(arguments)
         done = subprocess.run(command, input=stdin or "", capture_output=True, text=True, timeout=timeout_s, cwd=cwd, env=self.environment())
-        return Result(done.returncode, done.stdout, done.stderr)
+        result = Result(done.returncode, done.stdout, done.stderr)
+        self.results.append((" ".join(map(str, arguments)), result))
+        self._note_secrets(())
+        return result
 
     def start(self, *arguments: str | Path, cwd: Path | None = None, verbose: bool = False, preexec: Callable[[], None] | None = None) -> Running:
         """A command that goes on."""
         command = [*self.program, *(["-v"] if verbose else []), *map(str, arguments), "--json"]
+        self._note_secrets(arguments)
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -178,6 +192,30 @@ class Home:
         running = self.start("share", *arguments, "--listen", listen, "--name", self.name, verbose=verbose)
         running.event("ready", 30)
         return running
+
+    def _note_secrets(self, arguments: Sequence[str | Path]) -> None:
+        """Remember what is secret here while it lies here."""
+        self.secrets.add_home(self.path)
+        files = [Path(value) for option, value in itertools.pairwise(arguments) if option == "--password-file"]
+        for password in [file.read_text().strip() for file in files if file.is_file()]:
+            self.secrets.add_password(password)
+
+    def said(self) -> Iterator[tuple[str, str]]:
+        """All that the processes of this home printed and logged: where, and what, without the invites that are printed on purpose."""
+        for what, result in self.results:
+            yield f"stdout of {what}", without_invites(result.out)
+            yield f"stderr of {what}", result.err
+        for running in self.running:
+            yield f"stdout of {running.process.args}", without_invites("".join(running.out))
+            yield f"stderr of {running.process.args}", "".join(running.err)
+        if self.debug_log.exists():
+            yield "the debug log", self.debug_log.read_text(errors="replace")
+
+    def invites(self) -> Iterator[str]:
+        """The invites that were made here."""
+        outs = [result.out for _, result in self.results] + ["".join(running.out) for running in self.running]
+        for out in outs:
+            yield from INVITE.findall(out)
 
     def invite(self, uses: int = 1) -> str:
         return self.run("invite", "--uses", str(uses)).one("invite")["invite"]
@@ -225,6 +263,18 @@ class Peers:
         for home in self.homes.values():
             home.close()
 
+    def secrets_said(self) -> list[str]:
+        """Where a secret of any home was printed, logged or kept outside the files for it."""
+        secrets = Secrets()
+        secrets.add_password(PASSWORD)
+        for home in self.homes.values():
+            home.secrets.add_home(home.path)
+            secrets.fragments.update(home.secrets.fragments)
+            for invite in home.invites():
+                secrets.add_invite(invite)
+        found = [each for home in self.homes.values() for where, text in home.said() for each in secrets.found_in(f"{where} ({home.name})", text)]
+        return found + [each for home in self.homes.values() for each in in_files(secrets, home.path)]
+
 
 @contextlib.contextmanager
 def peers_in(folder: Path) -> Iterator[Peers]:
@@ -233,3 +283,5 @@ def peers_in(folder: Path) -> Iterator[Peers]:
         yield peers
     finally:
         peers.close()
+    # After each live test, and named by it: nothing that any of its processes said holds a key, the group's secret, an invite or a password.
+    assert peers.secrets_said() == []

@@ -110,14 +110,15 @@ def test_many_shares_of_many_members_are_learned_in_no_time(monkeypatch: pytest.
 def test_the_answer_to_a_joiner_fits_into_a_message() -> None:
     """Two thousand records of 64 KiB are known; the joiner gets what fits and hears of the rest by gossip."""
     large = SignedRecord(bytes(MAX_RECORD_BYTES), bytes(64))
-    members = SimpleNamespace(members={number: SimpleNamespace(signed=large) for number in range(2000)})
-    notes = SimpleNamespace(certificate_for=lambda *_: None, used=lambda _: 0, keep_invited=lambda *_: None)
+    known = SimpleNamespace(signed=large, peer=SimpleNamespace(invite=""))
+    members = SimpleNamespace(members=dict.fromkeys(range(2000), known), notices=SimpleNamespace(revoked=set(), withdrawn=set()))
+    notes = SimpleNamespace(certificate_for=lambda *_: None, invited_by=lambda _: [], keep_invited=lambda *_: None, keep_invite=lambda _: None)
     invite = Invite.make(GROUP, bytes(range(32)), ME.id, 4_000_000_000, 1, ())
     proof, signature = sign_request(invite.key, CARL.key)
     request = JoinRequest(invite.certificate, CARL.key.public, proof, signature, "carl")
 
     async def join() -> JoinAnswer:
-        admitting = Admitting(GROUP, ME.id, members, notes, None, set())  # type: ignore[arg-type]
+        admitting = Admitting(GROUP, ME.id, members, notes, None)  # type: ignore[arg-type]
         return await admitting.join(Peer(invite.id, "invite", 0.0, "1", ME.id), request)
 
     raw = encode(asyncio.run(join()))
@@ -241,7 +242,7 @@ def test_files_hashed_on_demand_are_few_for_each_and_given_up(tmp_path: Path, mo
 
     monkeypatch.setattr(content_module, "hash_file", hash_slowly)
     local = SimpleNamespace(file=lambda share, path: LocalFile(share, path, 5, 0, 0, 0, None))
-    members = SimpleNamespace(shares={ShareKey(ME.id, "A"): SimpleNamespace(record=SimpleNamespace(gone=False, is_for=lambda _: True))})
+    members = SimpleNamespace(shares={ShareKey(ME.id, "A"): SimpleNamespace(record=SimpleNamespace(gone=False))}, may_see=lambda *_: True)
 
     async def scenario() -> None:
         content = Content(ME.id, members, None, local, lambda _: str(tmp_path), Rate(None))  # type: ignore[arg-type]

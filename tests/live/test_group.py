@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -149,12 +148,32 @@ def test_what_is_private_is_private(peers: Peers, tmp_path: Path) -> None:
     mine = raw.place(anna)
     assert stat.S_ISSOCK((mine / "api.sock").stat().st_mode)
     assert (mine / "group.key").exists() and not (raw.place(ben) / "group.key").exists()
-    os.chmod(mine / "member.key", 0o644)
-    os.chmod(anna.path, 0o755)
     anna.running[-1].stop()
     assert not (mine / "api.sock").exists()
+
+
+def test_keys_that_others_may_read_are_refused(peers: Peers, tmp_path: Path) -> None:
+    """As ssh does: refused with the command that mends it, by whatever is run, and nothing is sent with such a key."""
+    write(tmp_path / "A/note.txt", 100)
+    (anna,) = peers.group("anna", tmp_path / "A")
+    anna.running[-1].stop()
+    mine = raw.place(anna)
+    for path, mode in ((mine / "member.key", 0o644), (mine / "group.secret", 0o640), (mine / "group.key", 0o604), (mine, 0o750), (anna.path, 0o711)):
+        private = stat.S_IMODE(path.stat().st_mode)
+        path.chmod(mode)
+        for command in (["find", "x"], ["share", "--listen", "127.0.0.1:0"], ["invite"]):
+            refused = anna.run(*command)
+            assert refused.code == 6 and message(refused) == f"Others on this computer may read {path}; keys that lie open are not used."
+        hint = refused.one("error")["hint"]
+        assert hint == f"Run: chmod {private:o} {path}"
+        subprocess.run(hint.removeprefix("Run: "), shell=True, check=True)
+        assert anna.run("members").code == 0
+    for path in (mine / "member.key", mine / "group.key", anna.path):
+        path.chmod(0o777)
+    hint = anna.run("members").one("error")["hint"]
+    assert hint == f"Run: chmod 700 {anna.path} && chmod 600 {mine / 'group.key'} {mine / 'member.key'}"
+    subprocess.run(hint.removeprefix("Run: "), shell=True, check=True)
     anna.share()
-    assert stat.S_IMODE((mine / "member.key").stat().st_mode) == 0o600, "made private again"
 
 
 def test_another_folder_goes_to_the_member_that_runs(peers: Peers, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import sys
 from importlib import import_module
@@ -12,7 +13,6 @@ from typing import Any, NoReturn
 import click
 
 from .. import __version__
-from ..core.names import printable
 from ..errors import TinyP2PError
 from .link import Failed
 from .options import Settings, global_options
@@ -20,17 +20,24 @@ from .show import event_line, problem, say
 
 INTERRUPTED = 130
 ECHOED_NAME_LENGTH = 20
+FILES_WANTED = 8192
 
 # command: (module, function)
 COMMANDS = {
     "share": ("share", "share"),
     "unshare": ("share", "unshare"),
-    "join": ("people", "join"),
+    "join": ("join", "join"),
     "invite": ("people", "invite"),
     "members": ("people", "members"),
     "find": ("find", "find"),
     "ls": ("find", "ls"),
     "get": ("get", "get"),
+    "expel": ("keys", "expel"),
+    "promote": ("keys", "promote"),
+    "rekey": ("keys", "rekey"),
+    "leave": ("keys", "leave"),
+    "backup": ("keys", "backup"),
+    "restore": ("keys", "restore"),
     "status": ("status", "status"),
     "paths": ("status", "paths"),
 }
@@ -38,7 +45,7 @@ COMMANDS = {
 EXAMPLES = """\b
 Examples:
   tinyp2p share ~/Photos     share a folder with your group
-  tinyp2p join               enter a group with an invite
+  tinyp2p join               enter a group with an invite or a code
   tinyp2p find beach         what does anyone have with "beach" in its name?
   tinyp2p get beach          fetch it into the current folder
 
@@ -143,9 +150,7 @@ def _show_log() -> None:
     """With -v the program's own log goes to stderr too, one safe line for each."""
     import logging
 
-    class SafeFormatter(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            return "\n".join(printable(line) for line in super().format(record).split("\n"))
+    from ..disk.log import SafeFormatter
 
     handler = logging.StreamHandler()
     handler.setFormatter(SafeFormatter("%(name)s: %(message)s"))
@@ -156,8 +161,19 @@ def _interrupt(number: int, frame: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _set_limits() -> None:
+    """Keep keys out of core dumps, of children too, and allow as many connections as the system lets us have."""
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(ValueError, OSError):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < FILES_WANTED:  # 1,024 on most systems, which is less than MAX_CONNECTIONS
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES_WANTED, hard) if hard != resource.RLIM_INFINITY else FILES_WANTED, hard))
+
+
 def main() -> NoReturn:
     """The entry point: as Ctrl-C does, SIGTERM and a closed terminal stop a command cleanly."""
+    _set_limits()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)

@@ -1,6 +1,6 @@
 """What the commands have in common: the global options, which stand before or after the command, and how values are written.
 
-Every option also reads TINYP2P_<OPTION>, apart from yes and force. Leaves out what each command does.
+Every option also reads TINYP2P_<OPTION>, apart from yes, force and keyholder. Leaves out what each command does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ else:
 
 Function = Callable[..., int | None]
 
-NO_ENVIRONMENT = ("yes", "force")
+NO_ENVIRONMENT = ("yes", "force", "keyholder")
 DURATION_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 RATE_UNITS = {"k": 1, "m": 2, "g": 3}
 

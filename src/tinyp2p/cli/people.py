@@ -1,117 +1,20 @@
-"""`join`, `invite` and `members`: who is in the group, and how one gets in. An invite or a password is never taken from the command line."""
+"""`invite` and `members`: who is in the group, and who may come in."""
 
 from __future__ import annotations
 
-import os
+import sys
 from contextlib import closing
 
 import click
 
 from ..core.names import printable
-from ..disk.home import GroupHome
-from ..errors import TinyP2PError, UsageError
-from .ask import ask, read_password, read_text_file
-from .link import Failed, events, running
-from .options import AddressList, Duration, Settings, command, flat, option
-from .show import Event, ago, date, duration, event_line, files_and_size, result, say, table
+from ..errors import UsageError
+from .code import show_codes
+from .link import events, running
+from .options import CommaList, Duration, Settings, command, flat, option
+from .show import Event, ago, date, duration, event_line, files_and_size, names, result, say, table
 
 WHERE = {"this computer": "on this computer only", "this network": "from this network", "anywhere": "from anywhere"}
-
-
-@command(
-    "join",
-    "tinyp2p join                      asks for the invite you were sent",
-    "tinyp2p join - < invite.txt       reads it from a file or a pipe",
-    "tinyp2p join --group family --peer 192.0.2.20:22004    asks for the password",
-)
-@click.argument("source", metavar="[-]", nargs=-1)
-@option("--invite-file", metavar="F", help="Read the invite from this file.")
-@option("--password-file", metavar="F", help="Read the password of the group --group NAME from this file.")
-@option("--peer", "peers", metavar="HOST:PORT", type=AddressList(), multiple=True, help="A member to ask, for a group with a password.")
-@option("--name", metavar="NAME", help="What this computer is to be called in the group.")
-def join(
-    settings: Settings,
-    source: tuple[str, ...],
-    invite_file: str | None,
-    password_file: str | None,
-    peers: tuple[tuple[str, ...], ...],
-    name: str | None,
-) -> int:
-    """Enter a group with an invite or a password.
-
-    A member makes the invite and sends it to you. It is asked for here, or read from a file or (with -) from stdin.
-    """
-    if source not in ((), ("-",)):
-        hint = "Run tinyp2p join alone and paste it when asked, or: tinyp2p join - < FILE"
-        raise UsageError("An invite does not belong on the command line: others on this computer could read it there.", hint)
-    addresses = flat(peers)
-    if addresses or password_file is not None:
-        if source or invite_file is not None:
-            raise UsageError("Give an invite or a password, not both.")
-        group = _join_password(settings, password_file, addresses, name)
-    else:
-        invite_text = _read_invite(settings, bool(source), invite_file)
-        from ..node.found import join_invite
-
-        group = join_invite(settings.all_groups, invite_text, name, settings.group)
-    _welcome(settings, group)
-    return 0
-
-
-def _join_password(settings: Settings, password_file: str | None, peers: list[str], name: str | None) -> GroupHome:
-    example = "For example: tinyp2p join --group family --peer 192.0.2.20:22004"
-    if settings.group is None:
-        raise UsageError("A password goes with the name of its group.", example)
-    if not peers:
-        raise UsageError("Give the address of a member of the group with --peer.", example)
-    password = read_password(settings, password_file, twice=False)
-    if password is None:
-        raise UsageError("Give the password with --password-file F or in TINYP2P_PASSWORD.")
-    from ..node.found import join_password
-
-    group: GroupHome = join_password(settings.all_groups, settings.group, password, peers, name)
-    return group
-
-
-def _read_invite(settings: Settings, from_stdin: bool, invite_file: str | None) -> str:
-    if from_stdin:
-        text = read_text_file("-")
-    elif invite_file is not None:
-        text = read_text_file(invite_file)
-    elif "TINYP2P_INVITE" in os.environ:
-        text = os.environ.pop("TINYP2P_INVITE")
-    elif settings.may_ask:
-        text = ask("Invite or code: ")
-    else:
-        raise UsageError("Give the invite: tinyp2p join - < FILE, or --invite-file FILE, or TINYP2P_INVITE.")
-    if not text.strip():
-        raise UsageError("The invite is empty.", "Ask a member of the group to run: tinyp2p invite")
-    return text.strip()
-
-
-def _welcome(settings: Settings, group: GroupHome) -> None:
-    """Say that we are in, and who else is; not knowing the others yet is no failure."""
-    everyone: list[Event] = []
-    problem = ""
-    try:
-        with closing(events(group, "members", {})) as stream:
-            everyone = [event for event in stream if event["event"] == "member"]
-    except (Failed, TinyP2PError) as error:
-        problem = error.message
-    me: Event = next((each for each in everyone if each.get("self")), {"member": None, "name": None})
-    others = [each for each in everyone if not each.get("self")]
-    if settings.json:
-        event_line({"event": "joined", "group": group.name, "member": me["member"], "name": me["name"]})
-        for each in everyone:
-            event_line(each)
-        return
-    known_as = f" as {printable(me['name'])}" if me["name"] else ""
-    say(f'Joined "{printable(group.name)}"{known_as}.' + ("" if me.get("shares") else " You share nothing yet."))
-    if others:
-        table([_row(each) for each in others])
-    if problem:
-        say(f"The others are not known here yet: {printable(problem)}")
-    say("Next: tinyp2p find PATTERN")
 
 
 @command(
@@ -119,29 +22,79 @@ def _welcome(settings: Settings, group: GroupHome) -> None:
     "tinyp2p invite                     for one person, 7 days",
     "tinyp2p invite --uses 5 --expires 2h",
     "tinyp2p invite > invite.txt        only the invite goes into the file",
+    "tinyp2p invite --code              a short code for somebody in this network",
+    "tinyp2p invite --guest --expires 2d --share Photos     sees only that, and only until then",
+    "tinyp2p invite --list              and: --revoke ID",
 )
-@option("--uses", metavar="N", type=click.IntRange(1, 65535), default=1, help="How many people may use it (1).")
+@option("--uses", metavar="N", type=click.IntRange(1, 1000), default=1, help="How many people may use it (1).")
 @option("--expires", metavar="TIME", type=Duration(), default="7d", help="How long it is good: 30m, 2h, 7d (7d).")
-def invite(settings: Settings, uses: int, expires: int) -> int:
+@option("--code", is_flag=True, help="Show a short code instead, for one person in this network within ten minutes.")
+@option("--guest", is_flag=True, help="For a guest, who sees the shares given with --share until the invite ends, and nothing else.")
+@option("--share", "shares", metavar="S,...", type=CommaList(), multiple=True, help="What a guest sees: SHARE, or MEMBER:SHARE.")
+@option("--keyholder", is_flag=True, help="For a keyholder, who can let people in and put them out.")
+@option("--qr", is_flag=True, help="Show it as a QR code too.")
+@option("--list", "list_them", is_flag=True, help="List the invites made here, and who came by them.")
+@option("--revoke", metavar="ID", help="Withdraw an invite; who has entered by it stays.")
+def invite(
+    settings: Settings,
+    uses: int,
+    expires: int,
+    code: bool,
+    guest: bool,
+    shares: tuple[tuple[str, ...], ...],
+    keyholder: bool,
+    qr: bool,
+    list_them: bool,
+    revoke: str | None,
+) -> int:
     """Make an invite to send to somebody.
 
     It is a text. Whoever has it can enter, so send it by a way that only they read.
     """
     group = settings.selected()
-    with closing(events(group, "invite", {"uses": uses, "expires_s": expires})) as stream:
+    if guest and keyholder:
+        raise UsageError("Nobody is a guest and a keyholder.")
+    if code:
+        return show_codes(settings, group)
+    wanted = {"uses": uses, "expires_s": expires, "guest": guest, "keyholder": keyholder, "shares": flat(shares)}
+    operation, request = ("invites", {}) if list_them else ("withdraw", {"id": revoke}) if revoke is not None else ("invite", wanted)
+    rows = []
+    with closing(events(group, operation, request)) as stream:
         for event in stream:
             if settings.json:
                 event_line(event)
-            elif event["event"] == "invite":
+            elif event["event"] == "withdrawn":
+                result("Withdrawn. Who has entered by it stays in the group.")
+            elif list_them:
+                rows.append(_invite_row(event))
+            else:
                 result(event["invite"])
+                if qr:
+                    _show_qr(event["invite"])
                 _explain_invite(event, expires, running(group))
+    if list_them and not settings.json:
+        table(rows) if rows else say("No invites have been made here.")
     return 0
+
+
+def _invite_row(event: Event) -> tuple[str, str, str]:
+    role = "" if event["role"] == "member" else f" ({event['role']})"
+    came = names(event["used_by"]) or "nobody yet"
+    return f"{event['id'][:8]}{role}", f"{event['state']}, {len(event['used_by'])} of {event['uses']}, until {date(event['expires'])}", came
+
+
+def _show_qr(text: str) -> None:
+    """A QR code on the terminal; capitals make it smaller, and an invite does not mind them."""
+    import segno
+
+    segno.make(text.upper(), error="l").terminal(out=sys.stderr, compact=True)
 
 
 def _explain_invite(event: Event, expires: int, is_running: bool) -> None:
     people = "one person" if event["uses"] == 1 else f"{event['uses']:,} people"
     where = WHERE.get(event.get("reach", ""), "wherever this computer can be reached")
-    say(f"Good for {people} until {date(event['expires'])} ({duration(expires)}), {where}.")
+    kind = {"guest": f" as a guest who sees {names(event.get('shares', []))}", "keyholder": " as a keyholder"}.get(event.get("role", ""), "")
+    say(f"Good for {people}{kind} until {date(event['expires'])} ({duration(expires)}), {where}.")
     say("Send it to them and have them run: tinyp2p join")
     if not is_running:
         say("They can enter while this computer shares: tinyp2p share")
@@ -156,7 +109,7 @@ def members(settings: Settings) -> int:
             if settings.json:
                 event_line(event)
             elif event["event"] == "member":
-                rows.append(_row(event))
+                rows.append(row(event))
     if rows:
         table(rows)
     if len(rows) == 1:
@@ -164,7 +117,7 @@ def members(settings: Settings) -> int:
     return 0
 
 
-def _row(member: Event) -> tuple[str, str, str]:
+def row(member: Event) -> tuple[str, str, str]:
     """A member as NAME, STATE, SHARES."""
     shares = [f"{printable(each['share'])}: {files_and_size(each['files'], each['bytes'])}" for each in member.get("shares", ())]
     return printable(member["name"]), _state(member), "; ".join(shares) or "shares nothing"
@@ -172,7 +125,7 @@ def _row(member: Event) -> tuple[str, str, str]:
 
 def _state(member: Event) -> str:
     if member.get("self"):
-        return "this computer"
+        return "this computer" + (", keyholder" if member.get("role") == "keyholder" else "")
     if not member.get("online"):
         return f"offline, last seen {ago(member.get('last_seen'))}"
     way = "direct" if member.get("pipe") == "tcp" else printable(member.get("pipe") or "")

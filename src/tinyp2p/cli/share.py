@@ -14,6 +14,8 @@ from ..disk.home import GroupHome
 from ..errors import HomeBusy, LocalError, UsageError
 from ..node.folders import check_folder
 from .ask import ask, read_password
+from .code import show_code
+from .join import enter
 from .link import Waiting, events, events_of_member, running
 from .options import Address, AddressList, CommaList, Rate, Settings, command, flat, option
 from .show import Event, audience, count, event_line, files_and_size, names, result, say, size
@@ -48,7 +50,7 @@ class Beginning:
 @option("--advertise", metavar="HOST:PORT", type=AddressList(), multiple=True, help="The address to tell others, if it is another.")
 @option("--peer", "peers", metavar="HOST:PORT", type=AddressList(), multiple=True, help="A member to begin with.")
 @option("--limit-rate", metavar="R", type=Rate(), help="Send no more bytes a second than this, to all together: 500k, 2M.")
-@option("--no-lan", is_flag=True, help="Do not look for members in this network (this version never does).")
+@option("--no-lan", is_flag=True, help="Say and ask nothing in this network; codes then need an address.")
 @option("--new", is_flag=True, help="Start a new group (with --group NAME: of that name).")
 @option("--force", is_flag=True, help="Share a folder that holds much more than you may think.")
 @option("--name", metavar="NAME", help="What this computer is called in the group.")
@@ -86,7 +88,7 @@ def share(
         "lan": not no_lan,
         "name": name,
         "new": founded,
-        "invite": settings.may_ask and founded,
+        "code": settings.may_ask,
     }
     waiting = Waiting("Another command is at work in this home; sharing begins when it is done.", 0)
     while True:
@@ -128,12 +130,12 @@ def _begin(settings: Settings, folders: list[str], beginning: Beginning) -> tupl
     elif not beginning.new:
         invite = _ask_for_invite(settings, beginning)
 
-    from ..node.found import join_invite, new_group, password_group
+    if invite:
+        return enter(home, invite, beginning.peers, beginning.member_name), False
+    from ..node.found import new_group, password_group
 
     if group is not None and password is not None:
         return password_group(home, group, password, beginning.peers), True
-    if invite:
-        return join_invite(home, invite, beginning.member_name), False
     return new_group(home, group, os.path.basename(folders[0])), True
 
 
@@ -198,6 +200,8 @@ def _show(settings: Settings, event: Event) -> None:
                 say(f"  {printable(event['hint'])}")
         case "unshared":
             say(f"No longer sharing {printable(event['share'])}.")
+        case "code" | "burned" | "paired":
+            show_code(event)
         case "left":
             say("Stopped sharing.")
 
@@ -205,13 +209,9 @@ def _show(settings: Settings, event: Event) -> None:
 def _show_ready(settings: Settings, event: Event) -> None:
     new = "New group" if event.get("new") else "Group"
     say(f'{new} "{printable(event["group"])}". This computer is {printable(event["name"])}, at {printable(event["address"])}.')
-    if event.get("invite"):
-        where = {"this computer": ", from this computer only", "this network": ", from this network"}.get(event.get("reach", ""), "")
-        say(f"To let someone in, send them this invite (good for one person, 7 days{where})\nand have them run: tinyp2p join")
-        result(event["invite"])
-    elif settings.may_ask and event.get("role", "keyholder") == "keyholder":
-        say("To let someone in, run here: tinyp2p invite")
     if settings.may_ask:
+        if event.get("role", "keyholder") == "keyholder":
+            say("To let in somebody who is elsewhere: tinyp2p invite")
         say("Sharing goes on until you press Ctrl-C.")
 
 

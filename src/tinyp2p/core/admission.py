@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from ..errors import Malformed, Refused
-from ..model import MEMBER_ROLES, MemberId, Peer
+from ..model import MemberId, Peer, Role
 from .group import Group, Subject, check_certificate
-from .identity import SigningKey, is_signed, member_id, public_bytes
+from .identity import ROLES, SigningKey, is_signed, member_id, public_bytes
 
 JOIN_DOMAIN = b"tinyp2p 1 join\n"
+INVITE_DETAIL = re.compile(r"\A([0-9]{1,5})(?: (keyholder|guest))?\Z")
 
 
 def why_refused(peer: Peer, revoked: Container[str], now_s: float) -> str | None:
@@ -24,7 +27,15 @@ def why_refused(peer: Peer, revoked: Container[str], now_s: float) -> str | None
 
 def may_ask(peer: Peer, path: str) -> bool:
     """Whether a peer of this role may ask for this path at all."""
-    return peer.role in MEMBER_ROLES or path == "/v1/join"
+    match peer.role:
+        case "invite":
+            return path == "/v1/join"
+        case "former":
+            return path == "/v1/renewal"
+        case "guest":
+            return path != "/v1/join"
+        case _:
+            return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +44,7 @@ class Joining:
 
     invite: Peer
     uses: int
+    role: Role
     public: bytes
     member: MemberId
 
@@ -46,11 +58,12 @@ def check_request(group_public: bytes, certificate: bytes, public: bytes, proof:
     """A join request whose signatures hold, from whomever it came; raises Malformed."""
     invite = check_certificate(group_public, certificate)
     invite_public = public_bytes(invite.member)
-    if invite.role != "invite" or not invite.invite.isdecimal():
+    good_for = INVITE_DETAIL.match(invite.invite)
+    if invite.role != "invite" or good_for is None:
         raise Malformed("This is not the certificate of an invite.")
     if not is_signed(public, proof, JOIN_DOMAIN + invite_public) or not is_signed(invite_public, signature, JOIN_DOMAIN + public):
         raise Malformed("A request to join is not signed by its invite.")
-    return Joining(invite, int(invite.invite), public, member_id(public))
+    return Joining(invite, int(good_for[1]), ROLES[good_for[2] or "member"], public, member_id(public))
 
 
 def admit(group: Group, joining: Joining, used: int, keyholder: MemberId, revoked: Container[str], now_s: float) -> bytes:
@@ -60,6 +73,11 @@ def admit(group: Group, joining: Joining, used: int, keyholder: MemberId, revoke
             raise Refused("This invite has been withdrawn.", "Ask its sender for another.")
         case "expired":
             raise Refused("This invite has run out.", "Ask its sender for another.")
+    if joining.member in revoked:
+        raise Refused("This member has been put out of the group.", "Ask for a new invite, and join anew.")
     if used >= joining.uses:
         raise Refused("This invite is used up.", "Ask its sender for another.")
-    return group.certify(Subject(joining.public, "member", keyholder, joining.invite.member))
+    subject = Subject(joining.public, joining.role, keyholder, joining.invite.member)
+    if joining.role == "guest":
+        subject = replace(subject, expires=datetime.fromtimestamp(joining.invite.expires, UTC), shares=tuple(sorted(joining.invite.shares)))
+    return group.certify(subject)

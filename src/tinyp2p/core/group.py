@@ -8,7 +8,8 @@ from __future__ import annotations
 import hmac
 import unicodedata
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from urllib.parse import quote
 
 from argon2.low_level import Type, hash_secret_raw
 from blake3 import blake3
@@ -21,7 +22,7 @@ from ..errors import Malformed, Refused
 from ..limits import ARGON2_MEMORY_KIB, ARGON2_PASSES, PASSWORD_SCORE, SERVER_DOMAIN
 from ..model import GroupId, MemberId, Peer, Role
 from .chunks import b32
-from .identity import SigningKey, is_signed, read_certificate
+from .identity import SHARE_URI, SigningKey, is_signed, read_certificate
 
 BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 END = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -62,13 +63,14 @@ def group_builder(group_public: bytes) -> x509.CertificateBuilder:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a certificate is to say: `detail` is the invite id, or an invite's number of uses."""
+    """What a certificate is to say: `detail` is the invite id, or what an invite is good for; `shares` (MEMBERID/SHARE) what a guest may see."""
 
     public: bytes
     role: Role
     admitted_by: MemberId
     detail: str = ""
     expires: datetime = END
+    shares: tuple[str, ...] = ()
 
 
 def member_builder(group_public: bytes, subject: Subject) -> x509.CertificateBuilder:
@@ -77,6 +79,7 @@ def member_builder(group_public: bytes, subject: Subject) -> x509.CertificateBui
     if subject.detail:
         attributes.append((NameOID.SERIAL_NUMBER, subject.detail))
     attributes.append((NameOID.DN_QUALIFIER, subject.admitted_by))
+    shares = [x509.UniformResourceIdentifier(SHARE_URI + quote(share)) for share in subject.shares]
     serial = int.from_bytes(blake3(subject.public + subject.role.encode()).digest()[:8], "big") >> 1 or 1
     name = x509.Name([x509.NameAttribute(oid, value) for oid, value in attributes])
     return (
@@ -86,7 +89,7 @@ def member_builder(group_public: bytes, subject: Subject) -> x509.CertificateBui
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(sign=True, certify=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(f"*.{SERVER_DOMAIN}")]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(f"*.{SERVER_DOMAIN}"), *shares]), critical=False)
     )
 
 
@@ -152,6 +155,11 @@ def server_digest(secret: bytes) -> bytes:
 def server_name(secret: bytes) -> str:
     """The TLS server name that only those in the group know."""
     return f"{b32(server_digest(secret))}.{SERVER_DOMAIN}"
+
+
+def lan_tag(secret: bytes, day: date) -> str:
+    """By what members know each other in a local network that day (UTC); to others it is noise."""
+    return b32(hmac.digest(secret, f"mdns {day.isoformat()}".encode(), "sha256")[:10])
 
 
 def check_certificate(group_public: bytes, der: bytes) -> Peer:

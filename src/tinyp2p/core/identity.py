@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from urllib.parse import unquote
 
 from cryptography import x509
 from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
@@ -15,8 +16,18 @@ from ..limits import HASH_SIZE, ID_LENGTH
 from ..model import MemberId, Peer, Role
 from .chunks import b32, b32_bytes
 
+SHARE_URI = "tinyp2p:"
 # All that the library says of bytes that are no key or certificate; the fuzzer has met each.
-UNREADABLE = (ValueError, TypeError, OverflowError, UnsupportedAlgorithm, InternalError, x509.InvalidVersion)
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    UnsupportedAlgorithm,
+    InternalError,
+    x509.InvalidVersion,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+)
 ROLES: dict[str, Role] = {"keyholder": "keyholder", "member": "member", "guest": "guest", "invite": "invite"}
 
 
@@ -102,6 +113,8 @@ def read_certificate(der: bytes) -> tuple[x509.Certificate, Peer]:
         public = certificate.public_key()
         subject = {attribute.oid: str(attribute.value) for attribute in certificate.subject}
         expires = certificate.not_valid_after_utc.timestamp()
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     except UNREADABLE as error:
         raise Malformed("A certificate is damaged.") from error
     role = ROLES.get(subject.get(NameOID.ORGANIZATIONAL_UNIT_NAME, ""))
@@ -110,4 +123,5 @@ def read_certificate(der: bytes) -> tuple[x509.Certificate, Peer]:
     member = member_id(public.public_bytes_raw())
     if subject.get(NameOID.COMMON_NAME) != member:
         raise Malformed("A certificate names another key than it holds.")
-    return certificate, Peer(member, role, expires, subject.get(NameOID.SERIAL_NUMBER, ""), subject.get(NameOID.DN_QUALIFIER, ""))
+    shares = frozenset(unquote(uri.removeprefix(SHARE_URI)) for uri in uris if uri.startswith(SHARE_URI))
+    return certificate, Peer(member, role, expires, subject.get(NameOID.SERIAL_NUMBER, ""), subject.get(NameOID.DN_QUALIFIER, ""), shares)

@@ -1,4 +1,4 @@
-"""The invite: a text that lets its holder ask to be let in, once or a few times, until a date (docs/protocol.md, section 3)."""
+"""The invite: a text that lets its holder ask to be let in, once or a few times, until a date, as a role (docs/protocol.md, section 3)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives import serialization
 
 from ..errors import Malformed, UsageError
 from ..limits import MAX_ADDRESSES, SERVER_DOMAIN
-from ..model import MemberId
+from ..model import MemberId, Role
 from .chunks import b32, b32_bytes
 from .group import Group, Subject, assembled, group_builder, member_builder, server_digest
-from .identity import SigningKey, is_signed, member_id
+from .identity import ROLES, SigningKey, is_signed, member_id
 
 PREFIX = "tinyp2p"
 VERSION = 1
@@ -36,6 +36,8 @@ class Invite:
     certificate: bytes
     server_digest: bytes
     addresses: tuple[str, ...]
+    role: Role = "member"
+    shares: tuple[str, ...] = ()
 
     @property
     def id(self) -> MemberId:
@@ -46,12 +48,22 @@ class Invite:
         return f"{b32(self.server_digest)}.{SERVER_DOMAIN}"
 
     @classmethod
-    def make(cls, group: Group, seed: bytes, admitted_by: MemberId, expires: int, uses: int, addresses: tuple[str, ...]) -> Invite:
+    def make(
+        cls,
+        group: Group,
+        seed: bytes,
+        admitted_by: MemberId,
+        expires: int,
+        uses: int,
+        addresses: tuple[str, ...],
+        role: Role = "member",
+        shares: tuple[str, ...] = (),
+    ) -> Invite:
+        """Good for `uses` people until `expires`; a guest's certificate ends then too and opens only `shares` (MEMBERID/SHARE)."""
         key = SigningKey(seed)
-        certificate = group.certify(_subject(key, admitted_by, expires, uses))
-        return cls(
-            group.name, group.certificate, key, admitted_by, expires, uses, certificate, server_digest(group.secret), addresses[:MAX_ADDRESSES]
-        )
+        certificate = group.certify(_subject(key, admitted_by, expires, uses, role, shares))
+        where, digest = addresses[:MAX_ADDRESSES], server_digest(group.secret)
+        return cls(group.name, group.certificate, key, admitted_by, expires, uses, certificate, digest, where, role, shares)
 
     def encode(self) -> str:
         """The text that is handed to a person."""
@@ -69,7 +81,8 @@ class Invite:
             self.server_digest,
             len(name),
         )
-        raw += name + ",".join(self.addresses).encode("ascii")
+        more = [] if self.role == "member" else [self.role, *self.shares]
+        raw += name + "\n".join([",".join(self.addresses), *more]).encode()
         return PREFIX + b32(raw + blake3(raw).digest()[:4])
 
     @classmethod
@@ -83,7 +96,7 @@ class Invite:
             if len(raw) < _FIXED.size + 4 or blake3(raw[:-4]).digest()[:4] != raw[-4:]:
                 raise Malformed("cut short or mistyped")
             return cls._unpack(raw[:-4])
-        except (Malformed, ValueError, OverflowError) as error:
+        except (Malformed, ValueError, OverflowError, KeyError) as error:
             raise UsageError("This invite is damaged; a part of it is missing or mistyped.", "Copy it again, all of it.") from error
 
     @classmethod
@@ -91,16 +104,17 @@ class Invite:
         version, group_public, group_signature, seed, issuer, expires, uses, signature, digest, name_length = _FIXED.unpack_from(raw)
         if version != VERSION:
             raise UsageError("This invite is of a newer tinyp2p.", "Install the newest version of tinyp2p.")
-        name, addresses = raw[_FIXED.size : _FIXED.size + name_length], raw[_FIXED.size + name_length :]
-        key, admitted_by = SigningKey(seed), member_id(issuer)
+        name, (addresses, *more) = raw[_FIXED.size :][:name_length].decode(), raw[_FIXED.size + name_length :].decode().split("\n")
+        key, admitted_by, role, shares = SigningKey(seed), member_id(issuer), ROLES[more[0] if more else "member"], tuple(more[1:])
         group_certificate = _with_signature(group_builder(group_public), group_public, group_signature)
-        certificate = _with_signature(member_builder(group_public, _subject(key, admitted_by, expires, uses)), group_public, signature)
-        where = tuple(address for address in addresses.decode("ascii").split(",") if address)[:MAX_ADDRESSES]
-        return cls(name.decode(), group_certificate, key, admitted_by, expires, uses, certificate, digest, where)
+        certificate = _with_signature(member_builder(group_public, _subject(key, admitted_by, expires, uses, role, shares)), group_public, signature)
+        where = tuple(address for address in addresses.split(",") if address)[:MAX_ADDRESSES]
+        return cls(name, group_certificate, key, admitted_by, expires, uses, certificate, digest, where, role, shares)
 
 
-def _subject(key: SigningKey, admitted_by: MemberId, expires: int, uses: int) -> Subject:
-    return Subject(key.public, "invite", admitted_by, str(uses), datetime.fromtimestamp(expires, UTC))
+def _subject(key: SigningKey, admitted_by: MemberId, expires: int, uses: int, role: Role, shares: tuple[str, ...]) -> Subject:
+    detail = str(uses) if role == "member" else f"{uses} {role}"
+    return Subject(key.public, "invite", admitted_by, detail, datetime.fromtimestamp(expires, UTC), shares)
 
 
 def _with_signature(builder: x509.CertificateBuilder, group_public: bytes, signature: bytes) -> bytes:

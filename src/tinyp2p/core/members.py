@@ -12,14 +12,17 @@ from dataclasses import dataclass, field
 from ..errors import Malformed
 from ..limits import MAX_HELD_BYTES, MAX_JSON_BYTES, MAX_MEMBERS, MAX_RECORDS, MAX_SHARES_PER_MEMBER, MIB
 from ..model import MEMBER_ROLES, GroupId, MemberId, Peer, ShareKey
+from .admission import why_refused
 from .group import check_certificate
 from .identity import SigningKey, is_signed, public_bytes, read_certificate
+from .notices import Notices
 from .wire import (
     MEMBER_DOMAIN,
     SHARE_DOMAIN,
     Gossip,
     GossipAnswer,
     MemberRecord,
+    Notice,
     ShareRecord,
     SignedRecord,
     decode_member_record,
@@ -28,7 +31,7 @@ from .wire import (
     read_share_record,
 )
 
-MAX_RECORDS_BYTES = MAX_JSON_BYTES - MIB  # the rest is for what a message wants
+MAX_RECORDS_BYTES = MAX_JSON_BYTES - MIB  # the rest is for what a message wants and for notices
 RECORD_FRAME_BYTES = 128  # a signature in base64, keys and punctuation
 
 
@@ -51,10 +54,11 @@ class News:
 
     members: list[MemberId] = field(default_factory=list)
     shares: list[ShareKey] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
     rejected: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.members or self.shares)
+        return bool(self.members or self.shares or self.notices)
 
 
 def sign_member(key: SigningKey, record: MemberRecord) -> SignedRecord:
@@ -80,14 +84,16 @@ def fitting(records: list[SignedRecord], share_records: list[SignedRecord]) -> t
     return fitting
 
 
-def _gossip(records: list[SignedRecord], share_records: list[SignedRecord]) -> Gossip | None:
-    return Gossip({}, {}, *fitting(records, share_records)) if records or share_records else None
+def _gossip(records: list[SignedRecord], share_records: list[SignedRecord], notices: list[SignedRecord]) -> Gossip | None:
+    return Gossip({}, {}, *fitting(records, share_records), notice_records=notices) if records or share_records or notices else None
 
 
 class Members:
     """All records that one member holds."""
 
-    def __init__(self, group_public: bytes, group_id: GroupId, me: MemberId, boot: str, started_s: int = 0) -> None:
+    def __init__(
+        self, group_public: bytes, group_id: GroupId, me: MemberId, boot: str, started_s: int = 0, secret: bytes = b"", my_peer: Peer | None = None
+    ) -> None:
         self.group_public = group_public
         self.group_id = group_id
         self.me = me
@@ -101,11 +107,42 @@ class Members:
         self.held_bytes = 0
         self._share_counts: Counter[str] = Counter()
         self.doubled = False
+        self.notices = Notices(group_public, group_id, secret)
+        self._guests: dict[str, Peer] = {}
+        if my_peer is not None:
+            self.met(my_peer)
+
+    # --- who may see what -------------------------------------------------------------------------------------------
+    def met(self, peer: Peer) -> None:
+        """Remember a guest by its certificate, before anything is told to it."""
+        if peer.is_guest:
+            self._guests[peer.member] = peer
+
+    def may_see(self, member: MemberId, record: ShareRecord) -> bool:
+        """Whether a share is for this member; a guest sees what its certificate names, as far as the share's owner would show it."""
+        guest = self._guests.get(member)
+        if guest is None or member in record.audience:
+            return record.is_for(member)
+        named = f"{record.member}/{record.share}" in guest.shares
+        return named and (not record.audience or guest.admitted_by == record.member)
 
     # --- learning ---------------------------------------------------------------------------------------------------
-    def learn(self, records: Iterable[SignedRecord], share_records: Iterable[SignedRecord], teller: MemberId | None = None) -> News:
-        """Take in records from anyone: the forged and the old change nothing. `teller` is who sent them, by its certificate."""
+    def learn(
+        self,
+        records: Iterable[SignedRecord],
+        share_records: Iterable[SignedRecord],
+        notices: Iterable[SignedRecord] = (),
+        teller: MemberId | None = None,
+    ) -> News:
+        """Take in records and notices from anyone: the forged and the old change nothing. `teller` is who sent them, by its certificate."""
         news = News()
+        for signed in notices:
+            try:
+                news.notices += self.notices.learn([signed])
+            except Malformed:
+                news.rejected += 1
+        if news.notices:
+            self._forget_revoked()
         for signed in records:
             try:
                 member = self._learn_member(signed, teller)
@@ -137,6 +174,9 @@ class Members:
         if peer.member == self.me:
             self._heard_of_me(record)
             return None
+        if why_refused(peer, self.notices.revoked, 0.0):
+            return None  # put out: its words are no longer news
+        self.met(peer)
         known = self.members.get(peer.member)
         # Some room is kept for those who come themselves, since names can be made up faster than connections.
         room = MAX_MEMBERS if peer.member != teller else MAX_MEMBERS + MAX_MEMBERS // 10
@@ -145,6 +185,13 @@ class Members:
         self._hold(signed, known.signed if known else None)
         self.members[peer.member] = KnownMember(record, signed, peer)
         return peer.member
+
+    def _forget_revoked(self) -> None:
+        for member in [member for member, known in self.members.items() if why_refused(known.peer, self.notices.revoked, 0.0)]:
+            self.held_bytes -= len(self.members.pop(member).signed.body)
+        for key in [key for key in self.shares if key.member not in self.members and key.member != self.me]:
+            self.held_bytes -= len(self.shares.pop(key).signed.body)
+            self._share_counts[key.member] -= 1
 
     def _hold(self, signed: SignedRecord, instead_of: SignedRecord | None) -> None:
         """Account for a record; what is here stays, and may be replaced by what is not longer, however full it is."""
@@ -171,8 +218,10 @@ class Members:
         if key.member != self.me and key in self.shares and self.shares[key].record.version >= record.version:
             return None  # old news, true or not
         decode_share_record(signed)
-        if record.group != self.group_id or record.member not in self.members or not record.is_for(self.me):
+        if record.group != self.group_id or record.member not in self.members or not self.may_see(self.me, record):
             raise Malformed("A share record of a stranger, or not for us.")
+        if self.members[key.member].peer.is_guest:
+            raise Malformed("A guest shares nothing.")
         known = self.shares.get(key)
         if key.member == self.me:
             if known is None or known.record != record:
@@ -226,7 +275,7 @@ class Members:
 
     # --- gossip -----------------------------------------------------------------------------------------------------
     def visible_shares(self, to: MemberId) -> dict[ShareKey, KnownShare]:
-        return {key: known for key, known in self.shares.items() if known.record.is_for(to)}
+        return {key: known for key, known in self.shares.items() if self.may_see(to, known.record)}
 
     def digest(self, to: MemberId) -> Gossip:
         """The opening of a round: all that I hold and `to` may see, by version."""
@@ -234,11 +283,12 @@ class Members:
             members={member: known.record.version for member, known in self.members.items()},
             shares={str(key): known.record.version for key, known in self.visible_shares(to).items()},
             digest=True,
+            notices=self.notices.digest,
         )
 
     def answer(self, asker: MemberId, message: Gossip) -> tuple[GossipAnswer, News]:
         """What to say to a message, and what it taught."""
-        news = self.learn(message.records, message.share_records, asker)
+        news = self.learn(message.records, message.share_records, message.notice_records, asker)
         if not message.digest:
             return GossipAnswer(), news
         shares = {str(key): known for key, known in self.visible_shares(asker).items()}
@@ -247,7 +297,9 @@ class Members:
         want = [member for member, version in message.members.items() if version > self._version_of(member)]
         # A share that the asker may not see counts as unknown here, or the answer would tell an outsider that it exists.
         want_shares = [key for key, version in message.shares.items() if key not in shares or version > shares[key].record.version]
-        return GossipAnswer(*fitting(newer, newer_shares), want[:MAX_RECORDS], want_shares[:MAX_RECORDS]), news
+        differ = message.notices is not None and message.notices != self.notices.digest
+        notices = list(self.notices.signed.values()) if differ else []
+        return GossipAnswer(*fitting(newer, newer_shares), want[:MAX_RECORDS], want_shares[:MAX_RECORDS], notices, differ), news
 
     def _version_of(self, member: str) -> int:
         known = self.members.get(MemberId(member))
@@ -255,16 +307,16 @@ class Members:
 
     def answered(self, by: MemberId, answer: GossipAnswer) -> tuple[Gossip | None, News]:
         """What an answer taught, and what its sender wants to have next, if anything."""
-        news = self.learn(answer.records, answer.share_records, by)
+        news = self.learn(answer.records, answer.share_records, answer.notice_records, by)
         records = [self.members[MemberId(member)].signed for member in answer.want_members if member in self.members]
         shares = {str(key): known.signed for key, known in self.visible_shares(by).items()}
         share_records = [shares[key] for key in answer.want_shares if key in shares]
-        return _gossip(records, share_records), news
+        return _gossip(records, share_records, list(self.notices.signed.values()) if answer.want_notices else []), news
 
     def telling(self, to: MemberId, news: News) -> Gossip | None:
         """News put for one member: only what it may see."""
         records = [self.members[member].signed for member in news.members if member != to and member in self.members]
         share_records = [
-            self.shares[key].signed for key in news.shares if key in self.shares and key.member != to and self.shares[key].record.is_for(to)
+            self.shares[key].signed for key in news.shares if key in self.shares and key.member != to and self.may_see(to, self.shares[key].record)
         ]
-        return _gossip(records, share_records)
+        return _gossip(records, share_records, list(self.notices.signed.values()) if news.notices else [])

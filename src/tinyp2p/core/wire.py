@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -25,8 +25,11 @@ from ..limits import (
     MAX_ENTRIES_PER_SHARE,
     MAX_FILE_SIZE,
     MAX_JSON_BYTES,
+    MAX_NOTICES,
     MAX_RECORD_BYTES,
     MAX_RECORDS,
+    MAX_RENEWAL_BYTES,
+    MAX_RENEWED,
 )
 from ..model import Entry, MemberId
 from .identity import is_signed, public_bytes
@@ -40,10 +43,13 @@ Address = Annotated[str, msgspec.Meta(max_length=300, pattern=r"\A[0-9A-Za-z.:%\
 Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_FILE_SIZE)]
 Version = Annotated[int, msgspec.Meta(ge=0, le=MAX_FILE_SIZE)]
 Blob = Annotated[bytes, msgspec.Meta(max_length=4096)]
+Seed = Annotated[bytes, msgspec.Meta(max_length=HASH_SIZE)]
 Hash = Annotated[bytes, msgspec.Meta(min_length=HASH_SIZE, max_length=HASH_SIZE)]
 
 MEMBER_DOMAIN = b"tinyp2p 1 member record\n"
 SHARE_DOMAIN = b"tinyp2p 1 share record\n"
+NOTICE_DOMAIN = b"tinyp2p 1 notice\n"
+RENEWAL_DOMAIN = b"tinyp2p 1 renewal\n"
 ADDRESS = re.compile(r"\A(?:\[([0-9A-Fa-f:.%]+)\]|([0-9A-Za-z._-]+)):([0-9]{1,5})\Z")
 
 
@@ -51,6 +57,13 @@ class SignedRecord(msgspec.Struct, frozen=True):
     """A record as it travels: the bytes that were signed and the signature."""
 
     body: Annotated[bytes, msgspec.Meta(max_length=MAX_RECORD_BYTES)]
+    signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+
+
+class SignedRenewal(msgspec.Struct, frozen=True):
+    """A renewal as it travels; longer than any record."""
+
+    body: Annotated[bytes, msgspec.Meta(max_length=MAX_RENEWAL_BYTES)]
     signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 
 
@@ -62,6 +75,30 @@ class MemberRecord(msgspec.Struct, frozen=True):
     name: Name
     addresses: Annotated[list[Address], msgspec.Meta(max_length=MAX_ADDRESSES)]
     time: Count
+    left: bool = False
+
+
+class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a keyholder tells the group: a member expelled, an invite withdrawn or used too often, a new secret."""
+
+    group: Id
+    kind: Literal["expelled", "withdrawn", "abused", "secret"]
+    by: Id
+    time: Count
+    subject: Annotated[str, msgspec.Meta(pattern=r"\A(?:[a-z2-7]{52})?\Z")] = ""
+    epoch: Count = 0
+    secret: Annotated[bytes, msgspec.Meta(max_length=HASH_SIZE)] = b""
+
+
+class Renewal(msgspec.Struct, frozen=True):
+    """A new group key in place of the old one, with the certificates of all whom it takes along."""
+
+    group: Id
+    by: Id
+    time: Count
+    certificate: Blob
+    secret: Hash
+    members: Annotated[list[Blob], msgspec.Meta(max_length=MAX_RENEWED)]
 
 
 class ShareRecord(msgspec.Struct, frozen=True):
@@ -84,6 +121,7 @@ class ShareRecord(msgspec.Struct, frozen=True):
 
 
 Records = Annotated[list[SignedRecord], msgspec.Meta(max_length=MAX_RECORDS)]
+Notices = Annotated[list[SignedRecord], msgspec.Meta(max_length=MAX_NOTICES + 1)]
 ShareName = Annotated[str, msgspec.Meta(max_length=128)]
 
 
@@ -93,6 +131,8 @@ class Gossip(msgspec.Struct, frozen=True, omit_defaults=True):
     records: Records = []
     share_records: Records = []
     digest: bool = False
+    notices: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+    notice_records: Notices = []
 
 
 class GossipAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -100,6 +140,8 @@ class GossipAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     share_records: Records = []
     want_members: Annotated[list[Id], msgspec.Meta(max_length=MAX_RECORDS)] = []
     want_shares: Annotated[list[ShareName], msgspec.Meta(max_length=MAX_RECORDS)] = []
+    notice_records: Notices = []
+    want_notices: bool = False
 
 
 class Hello(msgspec.Struct, frozen=True):
@@ -123,6 +165,21 @@ class JoinAnswer(msgspec.Struct, frozen=True):
     secret: Hash
     group: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
     records: Records = []
+    seed: Seed = b""
+
+
+class Promotion(msgspec.Struct, frozen=True):
+    """What makes a member a keyholder: its new certificate and the seed of the group's key."""
+
+    certificate: Blob
+    seed: Hash
+
+
+class Renewed(msgspec.Struct, frozen=True):
+    """The answer to a member of the group as it was; the seed of the new key is for keyholders."""
+
+    renewal: SignedRenewal
+    seed: Seed = b""
 
 
 class Changes(msgspec.Struct, frozen=True):

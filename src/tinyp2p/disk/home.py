@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import stat
 import tempfile
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from typing import Any
 
 import platformdirs
 
-from ..errors import LocalError, NoGroup, UsageError
+from ..errors import LocalError, NoGroup, Refused, UsageError
 
 SOCKET_PATH_MAX = 100
+STAGED = "staged.json"
+SECRET_FILES = ("group.key", "group.secret", "member.key", "secret.json", "former.json")
 
 
 def write_private(path: str, data: bytes) -> None:
@@ -42,6 +45,14 @@ def make_private_folder(path: str) -> None:
         raise LocalError(f"{path} belongs to somebody else.", "Choose another with --home DIR.")
     if found.st_mode & 0o077:
         os.chmod(path, 0o700)
+
+
+def _is_open(path: str) -> bool:
+    """Whether anybody but its owner may do anything with what lies there."""
+    try:
+        return bool(stat.S_IMODE(os.stat(path).st_mode) & 0o077)
+    except FileNotFoundError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +81,47 @@ class GroupHome:
             return path
         digest = hashlib.sha256(os.fsencode(os.path.realpath(self.path))).hexdigest()[:20]
         folder = os.path.join(tempfile.gettempdir(), f"tinyp2p-{os.geteuid()}")
+        if os.path.islink(folder):  # others may write beside it, and choose where such a link leads
+            raise LocalError(f"{folder} is a symlink that somebody made.", "Remove it, or choose a shorter --home DIR.")
         make_private_folder(folder)
         return os.path.join(folder, digest)
 
     def read(self, name: str) -> bytes | None:
         try:
             with open(self.file(name), "rb") as file:
-                if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-                    os.fchmod(file.fileno(), 0o600)
                 return file.read()
         except FileNotFoundError:
             return None
 
     def write(self, name: str, data: bytes) -> None:
         write_private(self.file(name), data)
+
+    def write_all(self, files: dict[str, bytes | None]) -> None:
+        """Replace several files (None: remove), all or none of them even if the power fails in between."""
+        self.write(STAGED, json.dumps({name: data and data.decode() for name, data in files.items()}).encode())
+        self.finish_writing()
+
+    def finish_writing(self) -> None:
+        """Bring to an end what `write_all` began."""
+        raw = self.read(STAGED)
+        if raw is None:
+            return
+        for name, data in json.loads(raw).items():
+            if data is not None:
+                self.write(name, data.encode())
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.file(name))
+        os.unlink(self.file(STAGED))
+
+    def check_private(self) -> None:
+        """Raise Refused where somebody else may enter the home or read a key; it is not mended here, as nobody would hear that it was open."""
+        groups = os.path.dirname(self.path)
+        folders = [path for path in (os.path.dirname(groups), groups, self.path) if _is_open(path)]
+        files = [path for path in map(self.file, SECRET_FILES) if _is_open(path)]
+        if folders or files:
+            mend = [shlex.join(["chmod", mode, *paths]) for mode, paths in (("700", folders), ("600", files)) if paths]
+            raise Refused(f"Others on this computer may read {(files or folders)[0]}; keys that lie open are not used.", f"Run: {' && '.join(mend)}")
 
     def settings(self) -> dict[str, Any]:
         raw = self.read("settings.json")

@@ -24,6 +24,17 @@ class Placed:
     inode: int
 
 
+@dataclass(frozen=True, slots=True)
+class KeptInvite:
+    """An invite as its keyholder remembers it, without the key that makes it good."""
+
+    id: str
+    role: str
+    uses: int
+    expires: int
+    made_s: float
+
+
 class Notes:
     def __init__(self, index: Index) -> None:
         self.index = index
@@ -32,11 +43,19 @@ class Notes:
     # --- records ----------------------------------------------------------------------------------------------------
     def records(self) -> tuple[list[SignedRecord], list[SignedRecord]]:
         """All signed records kept: of members, of shares; in the order in which each was first heard of, as names are given by that."""
-        rows = self.index.read().execute("SELECT kind, body, signature FROM record ORDER BY rowid").fetchall()
-        kept: dict[str, list[SignedRecord]] = {"member": [], "share": []}
-        for kind, body, signature in rows:
-            kept[kind].append(SignedRecord(body, signature))
-        return kept["member"], kept["share"]
+        return self._records("member"), self._records("share")
+
+    def notices(self) -> list[SignedRecord]:
+        return self._records("notice")
+
+    def _records(self, kind: str) -> list[SignedRecord]:
+        rows = self.index.read().execute("SELECT body, signature FROM record WHERE kind = ? ORDER BY rowid", (kind,))
+        return [SignedRecord(body, signature) for body, signature in rows]
+
+    def forget_records(self) -> None:
+        """All that was signed within the group as it was before a new key."""
+        with self.index.write() as db:
+            db.execute("DELETE FROM record")
 
     def keep_records(self, kind: str, records: Iterable[tuple[str, SignedRecord]]) -> None:
         now = time.time()
@@ -49,9 +68,24 @@ class Notes:
         return dict(self.index.read().execute("SELECT key, seen FROM record WHERE kind = 'member'").fetchall())
 
     # --- invites ----------------------------------------------------------------------------------------------------
-    def used(self, invite: str) -> int:
-        (count,) = self.index.read().execute("SELECT count(*) FROM invited WHERE invite = ?", (invite,)).fetchone()
-        return int(count)
+    def keep_invite(self, invite: KeptInvite) -> None:
+        with self.index.write() as db:
+            values = (invite.id, invite.role, invite.uses, invite.expires, invite.made_s)
+            db.execute("INSERT OR IGNORE INTO invite VALUES (?, ?, ?, ?, ?)", values)
+
+    def invites(self) -> list[KeptInvite]:
+        """All invites made or honoured here, the newest first."""
+        rows = self.index.read().execute("SELECT id, role, uses, expires, made FROM invite ORDER BY made DESC")
+        return [KeptInvite(*row) for row in rows]
+
+    def invite_uses(self, invite: str) -> int | None:
+        """How many may enter by an invite, where that is known here."""
+        row = self.index.read().execute("SELECT uses FROM invite WHERE id = ?", (invite,)).fetchone()
+        return int(row[0]) if row else None
+
+    def invited_by(self, invite: str) -> list[str]:
+        """Who was let in by this invite here."""
+        return [member for (member,) in self.index.read().execute("SELECT member FROM invited WHERE invite = ?", (invite,))]
 
     def certificate_for(self, invite: str, member: str) -> bytes | None:
         """The certificate that this member got by this invite already."""

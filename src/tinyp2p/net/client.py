@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar, cast
 
 from ..core import wire
 from ..core.wire import join_address
-from ..errors import AnswerError, Busy, ConnectionLost, Malformed, Unreachable
+from ..errors import AnswerError, Busy, ConnectionLost, Malformed, Unreachable, clock_hint
 from ..limits import (
     BUSY_WAITS_S,
     CHUNK_SIZE,
@@ -310,7 +311,9 @@ async def connect(host: str, port: int, context: ssl.SSLContext, server_name: st
     except ssl.SSLError as error:
         refused = "UNRECOGNIZED_NAME" in (error.reason or "") or "UNRECOGNIZED_NAME" in str(error).upper().replace(" ", "_")
         why = "" if refused else f" ({(error.reason or str(error)).lower().replace('_', ' ')})"
-        raise Unreachable(f"{where} answers, but is not of this group{why}.", refused_name=refused) from error
+        other_time = "not yet valid" in str(error) or "expired" in str(error)  # members' certificates begin in 2000 and have no end
+        hint = clock_hint(time.time()) if other_time else ""
+        raise Unreachable(f"{where} answers, but is not of this group{why}.", hint, refused_name=refused) from error
     except (TimeoutError, OSError, UnicodeError) as error:  # the last is for a host name that cannot be
         cause = "nobody listens there" if isinstance(error, ConnectionRefusedError) else "no answer"
         raise Unreachable(f"{where} does not answer ({cause}).", "Is it running, and does its firewall let it through?") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import weakref
 from collections.abc import Awaitable, Callable, Iterable
 
 from ..core.admission import why_refused
@@ -34,12 +35,13 @@ class Dialer:
         self._control: dict[MemberId, Connection] = {}
         self._dialing: dict[MemberId, asyncio.Task[Connection]] = {}
         self._retry_s: dict[MemberId, tuple[float, float]] = {}
+        self._open: weakref.WeakSet[Connection] = weakref.WeakSet()
 
     # --- one address ------------------------------------------------------------------------------------------------
     async def dial(self, address: str, expected: MemberId | None = None) -> Connection:
         """A connection to whoever is at an address; raises Unreachable or Malformed."""
         host, port = split_address(address)
-        connection = await connect(host, port, self._context, self.credentials.server_name)
+        connection = await self._connect(host, port)
         peer = connection.peer
         problem = why_refused(peer, self.revoked, self.clock())
         if peer.role not in MEMBER_ROLES or problem or (expected is not None and peer.member != expected):
@@ -48,6 +50,27 @@ class Dialer:
         self.working[peer.member] = address
         self._retry_s.pop(peer.member, None)
         return connection
+
+    async def _connect(self, host: str, port: int) -> Connection:
+        """By the server name in force, else by those before it: the other end may have been away when the secret changed."""
+        error: TinyP2PError = Unreachable("No server name is known.")
+        for name in [self.credentials.server_name, *self.credentials.former_names]:
+            try:
+                connection = await connect(host, port, self._context, name)
+            except Unreachable as refused:
+                error = refused
+                if not refused.refused_name:
+                    break
+                continue
+            self._open.add(connection)
+            return connection
+        raise error
+
+    def cut(self) -> None:
+        """End the connections to whoever has been put out."""
+        for connection in list(self._open):
+            if why_refused(connection.peer, self.revoked, self.clock()):
+                connection.close()
 
     # --- one member -------------------------------------------------------------------------------------------------
     def may_try(self, member: MemberId) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from ..core.identity import pem_of, read_certificate
 from ..errors import Malformed
@@ -13,23 +13,47 @@ from ..model import Peer
 
 
 @dataclass(slots=True)
+class Former:
+    """The group as it was before it got a new key, for members who do not know that yet."""
+
+    group_pem: bytes
+    certificate_path: str
+    names: list[str]
+
+
+@dataclass(slots=True)
 class Credentials:
-    """What this side shows and checks: the group's certificate, its own certificate and key as files, and the server name in force."""
+    """What this side shows and checks: the group's certificate, its own certificate and key as files, and the server name in force.
+
+    Names that were in force before still open the door: whoever was away when the secret changed knows no other.
+    """
 
     group_certificate: bytes
     certificate_path: str
     key_path: str
     server_name: str
+    former_names: list[str] = field(default_factory=list)
+    former: Former | None = None
 
 
-def _context(credentials: Credentials, protocol: int) -> ssl.SSLContext:
-    context = ssl.SSLContext(protocol)
+class GroupContext(ssl.SSLContext):
+    """A context that remembers whether it is that of the group as it was."""
+
+    is_former = False
+
+
+def _context(protocol: int, group_pem: bytes, certificate_path: str, key_path: str) -> GroupContext:
+    context = GroupContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(cadata=pem_of(credentials.group_certificate).decode("ascii"))
-    context.load_cert_chain(credentials.certificate_path, credentials.key_path)
+    context.load_verify_locations(cadata=group_pem.decode("ascii"))
+    context.load_cert_chain(certificate_path, key_path)
     context.set_alpn_protocols([ALPN])
     return context
+
+
+def _context_of(credentials: Credentials, protocol: int) -> GroupContext:
+    return _context(protocol, pem_of(credentials.group_certificate), credentials.certificate_path, credentials.key_path)
 
 
 class ToldWhy(ssl.SSLObject):
@@ -39,28 +63,39 @@ class ToldWhy(ssl.SSLObject):
     raised when something comes after that. The other end closes on an alert; the time limit of handshakes ends the connection of one that does not.
     """
 
-    _failure: ssl.SSLError | None = None
+    _failure = ""
 
     def do_handshake(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+        if self._failure:
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, self._failure)
         try:
             super().do_handshake()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError):
             raise
         except ssl.SSLError as error:
-            self._failure = error
-            raise ssl.SSLWantReadError from error
+            # Not the error itself: its traceback leads back here, and such rings pile up, each with OpenSSL's buffers, until the collector comes by.
+            self._failure = str(error)
+            raise ssl.SSLWantReadError from None
 
 
 def server_context(credentials: Credentials) -> ssl.SSLContext:
     """For a member's door: whoever does not know the server name is sent away before a certificate is shown."""
-    context = _context(credentials, ssl.PROTOCOL_TLS_SERVER)
+    context = _context_of(credentials, ssl.PROTOCOL_TLS_SERVER)
     context.num_tickets = 0
     context.sslobject_class = ToldWhy
+    former, former_context = credentials.former, None
+    if former is not None:
+        former_context = _context(ssl.PROTOCOL_TLS_SERVER, former.group_pem, former.certificate_path, credentials.key_path)
+        former_context.num_tickets = 0
+        former_context.is_former = True
 
-    def gate(_connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _context: ssl.SSLContext) -> int | None:
-        if name is not None and hmac.compare_digest(name.encode("utf-8", "replace"), credentials.server_name.encode()):
+    def gate(connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _context: ssl.SSLContext) -> int | None:
+        if name is None:
+            return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+        if _is_one_of(name, [credentials.server_name, *credentials.former_names]):
+            return None
+        if former is not None and former_context is not None and _is_one_of(name, former.names):
+            connection.context = former_context
             return None
         return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
 
@@ -68,13 +103,19 @@ def server_context(credentials: Credentials) -> ssl.SSLContext:
     return context
 
 
+def _is_one_of(name: str, names: list[str]) -> bool:
+    """In a time that tells nothing of the names."""
+    return bool(sum(hmac.compare_digest(name.encode("utf-8", "replace"), known.encode()) for known in names))
+
+
 def client_context(credentials: Credentials) -> ssl.SSLContext:
-    return _context(credentials, ssl.PROTOCOL_TLS_CLIENT)
+    return _context_of(credentials, ssl.PROTOCOL_TLS_CLIENT)
 
 
 def peer_of(connection: ssl.SSLObject | None) -> Peer:
     """Who is at the other end, from the certificate that TLS verified; raises Malformed."""
     der = connection.getpeercert(binary_form=True) if connection is not None else None
-    if not der:
+    if connection is None or not der:
         raise Malformed("A connection has no certificate.")
-    return read_certificate(der)[1]
+    peer = read_certificate(der)[1]
+    return replace(peer, role="former") if getattr(getattr(connection, "context", None), "is_former", False) else peer

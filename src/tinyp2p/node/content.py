@@ -155,7 +155,7 @@ class Content:
     # --- who may see what -------------------------------------------------------------------------------------------
     def may_see(self, member: MemberId, key: ShareKey) -> bool:
         known = self.members.shares.get(key)
-        return known is not None and not known.record.gone and known.record.is_for(member)
+        return known is not None and not known.record.gone and self.members.may_see(member, known.record)
 
     def files_for(self, member: MemberId, cid: Cid) -> list[tuple[str, LocalFile]]:
         """My files with that content that lie in shares which this member may see, each with its share's folder.

@@ -20,7 +20,7 @@ from ..core.wire import JoinAnswer, JoinRequest, SignedRecord
 from ..disk.home import GroupHome, Home
 from ..disk.index import Index
 from ..disk.notes import Notes
-from ..errors import AnswerError, LocalError, Malformed, Refused, RemoteError, TinyP2PError, Unreachable
+from ..errors import AnswerError, LocalError, Malformed, Refused, RemoteError, TinyP2PError, Unreachable, clock_hint
 from ..limits import JOIN_TIMEOUT_S
 from ..model import MEMBER_ROLES, MemberId
 from ..net.client import Connection, connect
@@ -71,10 +71,13 @@ def join_invite(home: Home, text: str, member_name: str | None, name: str | None
             raise LocalError(f'You are in this group already, here called "{known.name}".', "See who is in it: tinyp2p members")
     _must_be_new(home, name)
     if invite.expires < time.time():
-        raise Refused("This invite has run out.", "Ask its sender for another.")
+        raise Refused("This invite has run out.", f"Ask its sender for another. {clock_hint(time.time())}")
     key = SigningKey(os.urandom(32))
     answer = asyncio.run(_ask_to_join(home, invite, key, member_name or default_name()))
-    group = Group(name, invite.group_certificate, answer.secret)
+    key_of_group = SigningKey(answer.seed) if answer.seed and invite.role == "keyholder" else None
+    group = Group(name, invite.group_certificate, answer.secret, key_of_group)
+    if key_of_group is not None and key_of_group.public != group.public:
+        raise Malformed("A key came that is not the group's.")
     peer = check_certificate(group.public, answer.certificate)
     if peer.member != key.id:
         raise Malformed("A certificate came that is for somebody else.")
@@ -181,7 +184,7 @@ def _why_not_in(invite: Invite, errors: list[TinyP2PError]) -> TinyP2PError:
     for answer in answers:
         if answer.status == 403:
             message, _, hint = answer.message.partition(". ")
-            return Refused(message.rstrip(".") + ".", hint)
+            return Refused(message.rstrip(".") + ".", f"{hint} {clock_hint(time.time())}" if answer.reason == "expired" else hint)
     if answers:
         return Unreachable(answers[0].message, "The invite stays good; try again later.")
     if any(isinstance(error, Unreachable) and error.refused_name for error in errors):
@@ -236,6 +239,7 @@ def _by_member(group: Group, records: list[SignedRecord]) -> list[tuple[MemberId
 
 def load_group(place: GroupHome) -> tuple[Group, SigningKey, bytes]:
     """A group as its folder holds it: the group, the member's key and certificate; raises LocalError where something is missing."""
+    place.finish_writing()
     raw = {name: place.read(name) for name in ("group.crt", "group.secret", "member.key", "member.crt")}
     missing = [name for name, content in raw.items() if content is None]
     if missing:

@@ -10,13 +10,13 @@ import ipaddress
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from ..core.members import Members, News
 from ..core.wire import Gossip, GossipAnswer, Hello
 from ..disk.notes import Notes
-from ..errors import Busy, LocalError, RemoteError, TinyP2PError, Unreachable
+from ..errors import AnswerError, Busy, LocalError, RemoteError, TinyP2PError, Unreachable
 from ..limits import GOSSIP_FANOUT, GOSSIP_INTERVAL_S, ONLINE_FOR_S, PUSH_ALL_BELOW, RETRY_FIRST_S, RETRY_MAX_S
 from ..model import MemberId
 from ..net.client import Connection
@@ -24,6 +24,10 @@ from ..net.dialer import Dialer
 
 log = logging.getLogger(__name__)
 OBSERVED_MAX = 4
+
+
+async def _ignore(_member: MemberId, _reason: str) -> None:
+    """What is done about a refusal as long as nobody has said."""
 
 
 class Presence:
@@ -71,9 +75,10 @@ class GossipLoop:
         self.notes = notes
         self.presence = Presence()
         self.on_news = on_news
+        self.on_refused: Callable[[MemberId, str], Awaitable[None]] = _ignore
         self.observed: set[str] = set()
         self.peer_states: dict[str, str] = dict.fromkeys(peers, "not tried yet")
-        self._telling: set[asyncio.Task[None]] = set()
+        self._telling: set[asyncio.Task[bool]] = set()
         self._exchanging: dict[MemberId, asyncio.Task[bool]] = {}
 
     # --- being told -------------------------------------------------------------------------------------------------
@@ -99,33 +104,37 @@ class GossipLoop:
         self.tell(news, except_for=teller)
 
     # --- telling ----------------------------------------------------------------------------------------------------
-    def tell(self, news: News, except_for: MemberId | None = None) -> None:
-        """Tell news at once: to all of a small group, of a large one to some of those who may know it."""
+    def tell(self, news: News, except_for: MemberId | None = None) -> dict[MemberId, asyncio.Task[bool]]:
+        """Tell news at once: to all of a small group, of a large one to some of those who may know it. A task each: whether it was heard."""
+        telling = {}
         online = [member for member in self.others() if member != except_for and self.presence.is_online(member)]
         told: dict[MemberId, News] = {}
-        for member in self._some(online, except_for is None):
-            told.setdefault(member, News()).members += news.members
+        for member in online if news.notices else self._some(online, except_for is None):
+            told[member] = News(list(news.members), [], news.notices)
         for key in news.shares:
             known = self.members.shares.get(key)
-            for member in self._some([member for member in online if known and known.record.is_for(member)], except_for is None):
+            for member in self._some([member for member in online if known and self.members.may_see(member, known.record)], except_for is None):
                 told.setdefault(member, News()).shares.append(key)
         for member, part in told.items():
             message = self.members.telling(member, part)
             if message:
-                task = asyncio.create_task(self._tell(member, message))
+                task = telling[member] = asyncio.create_task(self._tell(member, message))
                 self._telling.add(task)
                 task.add_done_callback(self._telling.discard)
+        return telling
 
     def _some(self, members: list[MemberId], first_hand: bool) -> list[MemberId]:
         """Whoever makes news tells all of a small group; whoever passes it on tells a few."""
         return members if len(members) <= (PUSH_ALL_BELOW if first_hand else GOSSIP_FANOUT) else random.sample(members, GOSSIP_FANOUT)
 
-    async def _tell(self, member: MemberId, message: Gossip) -> None:
+    async def _tell(self, member: MemberId, message: Gossip) -> bool:
         try:
             connection = await self.dialer.control(member)
             await connection.call("POST", "/v1/gossip", GossipAnswer, message)
         except Exception as error:
             self._failed(member, error)
+            return False
+        return True
 
     async def told(self) -> None:
         """Wait until news on their way have been told or lost."""
@@ -134,7 +143,7 @@ class GossipLoop:
 
     # --- rounds -----------------------------------------------------------------------------------------------------
     def others(self) -> list[MemberId]:
-        return [member for member in self.members.members if member != self.members.me]
+        return [member for member, known in self.members.members.items() if member != self.members.me and not known.record.left]
 
     async def run(self) -> None:
         """Rounds for ever, with the addresses that the user gave tried until they answer."""
@@ -157,6 +166,8 @@ class GossipLoop:
         try:
             await self._exchange(await self.dialer.control(member))
         except Exception as error:
+            if isinstance(error, AnswerError) and error.status == 403:
+                await self.on_refused(member, error.reason)
             self._failed(member, error)
             return False
         return True

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
+from ..core.group import Group, check_certificate
 from ..core.members import Members, News, sign_member
 from ..core.names import safe_name
 from ..core.wire import MemberRecord, decode_share_record, split_address
@@ -31,8 +32,10 @@ from .content import Content
 from .found import default_name, load_group
 from .getting import Getting
 from .gossip import GossipLoop
+from .keeping import Keeping
 from .lanes import Lanes
 from .local_api import LocalApi
+from .nearby import Nearby
 from .operations import Event, Operations
 from .rate import Rate
 from .routes import Routes
@@ -45,11 +48,17 @@ from .sync import Sync
 log = logging.getLogger(__name__)
 REFRESH_GRACE_S = 0.3
 REFRESH_MEMBERS = 32
+LOOK_AROUND_AFTER_S = 0.5
 REFRESH_S = {"get": 8.0, "find": 3.0, "ls": 3.0, "members": 3.0, "status": 2.0, "unshare": 3.0}
 SETTLE_S = {"get": 20.0, "find": 5.0, "ls": 5.0, "members": 2.0}
 SERVED_EVERY_S = 10.0
 ADDRESSES_EVERY_S = 10.0
 START_AHEAD = 1000
+PUT_OUT = {
+    "revoked": "This computer has been put out of the group. A member can let it in again with a new invite.",
+    "left_behind": "The group goes on with a new key, and without this computer.",
+    "expired": "This computer's time as a guest is over (or a clock is wrong).",
+}
 DOUBLED = "Another device is at work with this member's key, so both would garble each other's shares. This one stops."
 
 
@@ -62,12 +71,14 @@ class Node:
         self.is_member = is_member
         self.settings = self._merge(options)
         self.limit_rate: float | None = options.get("limit_rate")
+        self.port: int | None = options.get("port")  # of the life before, where the keys have changed
         self.group, self.key, self.certificate = load_group(home)
         self.me: MemberId = self.key.id
-        self.revoked: set[str] = set()
-        self.notices: asyncio.Queue[Event | TinyP2PError] = asyncio.Queue()
+        self.notices: asyncio.Queue[Event | TinyP2PError | None] = asyncio.Queue()
         self.refreshed = asyncio.Event()
         self.listens = False
+        self.put_out = ""
+        self._put_out_told = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._make_parts()
         self._wire()
@@ -78,6 +89,8 @@ class Node:
         for name in ("listen", "advertise", "name"):
             if options.get(name):
                 settings[name] = options[name]
+        if "lan" in options:
+            settings["lan"] = options["lan"]
         for address in options.get("peers") or []:
             split_address(address)
         settings["peers"] = list(dict.fromkeys([*(options.get("peers") or []), *settings.get("peers", [])]))[:MAX_ADDRESSES]
@@ -91,19 +104,25 @@ class Node:
         self.notes = Notes(self.index)
         self.catalogs = Catalogs(self.index)
         self.local = Local(self.index, self.catalogs, self.me)
-        self.members = Members(self.group.public, self.group.id, self.me, secrets.token_hex(8), int(time.time()))
+        my_peer = check_certificate(self.group.public, self.certificate)
+        boot, now_s = secrets.token_hex(8), int(time.time())
+        self.members = Members(self.group.public, self.group.id, self.me, boot, now_s, self.group.secret, my_peer)
+        self.revoked = self.members.notices.revoked
         self.credentials = Credentials(self.group.certificate, self.home.file("member.crt"), self.home.file("member.key"), self.group.server_name)
         self.dialer = Dialer(self.credentials, self._addresses_of, self.revoked, time.time)
         self.gossip = GossipLoop(self.members, self.dialer, self.notes, self.settings["peers"], self._heard)
+        self.keeping = Keeping(self.home, self.group, self.members, self.notes, self.dialer, self.gossip)
+        self.nearby = Nearby(self.group.secret, self.gossip)
         self.sync = Sync(self.members, self.catalogs, self.dialer, self.gossip.presence)
         self.shares = Shares(self.key, self.members, self.catalogs, self.local, self.notes, self.gossip.tell)
         self.content = Content(self.me, self.members, self.catalogs, self.local, self._root_of, Rate(self.limit_rate))
         self.search = Search(self.me, self.members, self.catalogs, self.gossip.presence)
-        self.admitting = Admitting(self.group, self.me, self.members, self.notes, self.dialer, self.revoked)
+        self.admitting = Admitting(self.group, self.me, self.members, self.notes, self.dialer)
         self.lanes = Lanes(self.me, self.dialer)
         self.swarm = Swarm(self.lanes, self.members, self.catalogs, self.local, self.notes, self.gossip.presence)
         self.getting = Getting(self.search, self.swarm, self.notes)
-        self.routes = Routes(self.members, self.gossip, self.catalogs, self.content, self.admitting.join, self._name)
+        self.routes = Routes(self.members, self.gossip, self.catalogs, self.content, self.admitting.join, self._name, self.keeping)
+        self.keeping.load()
         self.server = Server(self.routes.application(), server_context(self.credentials), self.revoked)
         self.operations = Operations(self)
         self.api = LocalApi(self.home.socket_path, self._operation)
@@ -115,7 +134,29 @@ class Node:
         self.content.partial_of = self.swarm.partial_of
         self.routes.manifest_of = self.swarm.manifest_of
         self.swarm.root_of = self._root_of
+        self.keeping.on_cut = self._cut
+        self.keeping.on_secret = self._secret_changed
+        self.keeping.tell_user = self._tell_user
+        self.gossip.on_refused = self._refused
         self.admitting.on_joined = lambda name: self.notices.put_nowait({"event": "joined", "name": name})
+
+    def _cut(self) -> None:
+        self.server.cut()
+        self.dialer.cut()
+
+    def _secret_changed(self, group: Group) -> None:
+        self.group = self.admitting.group = group
+        self.nearby.update(group.secret)
+
+    def _tell_user(self, message: str, hint: str) -> None:
+        self.notices.put_nowait({"event": "notice", "level": "warning", "message": message, "hint": hint})
+
+    async def _refused(self, member: MemberId, reason: str) -> None:
+        """Somebody no longer takes this member's certificate: the group has a new key, or goes on without us."""
+        if reason == "renewed":
+            await self.keeping.fetch_renewal(member)
+        elif reason in ("revoked", "left_behind", "expired"):
+            self.put_out = PUT_OUT[reason]
 
     def _root_of(self, share: str) -> str | None:
         """The folder of a share of mine, while it is offered and there."""
@@ -130,6 +171,7 @@ class Node:
         return known.record.addresses if known else []
 
     def _heard(self, news: News) -> None:
+        self.keeping.learned(news)
         self.sync.heard(news)
 
     async def _operation(self, operation: str, request: dict[str, Any]) -> AsyncIterator[Event]:
@@ -149,6 +191,7 @@ class Node:
         self.members.learn(records, ())
         if listens:
             host, port = _listen_of(self.settings.get("listen"))
+            port = self.port or port
             if port is None:
                 await listen_kept(self.server, host, self.settings.get("port"))
             else:
@@ -165,19 +208,30 @@ class Node:
                     self.members.set_my_share(signed)
             self.members.learn((), (signed,))
         await self.api.start()
+        self._look_around()
+
+    def _look_around(self) -> None:
+        """Find members in the local network; a command looks only where it takes long and somebody may be there."""
+        host, _ = _listen_of(self.settings.get("listen"))
+        if not self.settings.get("lan", True):
+            return
+        if self.is_member:
+            self.spawn(self.nearby.run(host, self.server.port))
+        elif reach_of(address for member in self.gossip.others() for address in self._addresses_of(member)) != "this computer":
+            self.spawn(self.nearby.run(host, 0, LOOK_AROUND_AFTER_S))
 
     def begin(self) -> None:
         """Go to work: gossip, and as a member offer the shares that are remembered."""
         for item in self.settings.get("shares", []) if self.is_member else []:
             self.shares.add(str(item["name"]), str(item["folder"]), [MemberId(member) for member in item.get("with", [])])
-        self._spawn(self.gossip.run())
+        self.spawn(self.gossip.run())
         if self.is_member:
-            self._spawn(self.shares.run())
-            self._spawn(self.refresh("find"))
+            self.spawn(self.shares.run())
+            self.spawn(self.refresh("find"))
         if self.listens:
-            self._spawn(self._housekeeping())
+            self.spawn(self._housekeeping())
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._fell)
@@ -192,7 +246,7 @@ class Node:
             except TinyP2PError as error:
                 self.notices.put_nowait({"event": "notice", "level": "error", "message": error.message, "hint": error.hint})
 
-        self._spawn(tell())
+        self.spawn(tell())
 
     def _fell(self, task: asyncio.Task[None]) -> None:
         """A part must never end by itself: say so and stop rather than go on lame."""
@@ -216,12 +270,12 @@ class Node:
         await asyncio.to_thread(self.index.close)
 
     # --- who and where I am -----------------------------------------------------------------------------------------
-    def sign_record(self, ahead: int = 0) -> None:
+    def sign_record(self, ahead: int = 0, left: bool = False) -> None:
         """A new version of my own record, `ahead` of the next one."""
         known = self.members.members.get(self.me)
         version = self.members.next_version(self.me, known.record.version if known else 0) + ahead
         addresses = self.addresses()
-        record = MemberRecord(self.group.id, self.certificate, version, self.members.boot, self._name(), addresses, int(time.time()))
+        record = MemberRecord(self.group.id, self.certificate, version, self.members.boot, self._name(), addresses, int(time.time()), left)
         signed = sign_member(self.key, record)
         self.members.set_mine(signed)
         self.notes.later(self.notes.keep_records, "member", [(self.me, signed)])
@@ -248,10 +302,11 @@ class Node:
 
     def warnings(self) -> list[str]:
         """What the user should know, in sentences."""
-        found = [f'"{share.name}" is away: {share.folder} is missing or empty.' for share in self.shares.own.values() if share.away]
-        keyholders = [member for member, known in self.members.members.items() if known.peer.role == "keyholder"]
+        found = [self.put_out] if self.put_out else []
+        found += [f'"{share.name}" is away: {share.folder} is missing or empty.' for share in self.shares.own.values() if share.away]
+        keyholders = [member for member, known in self.members.members.items() if known.peer.role == "keyholder" and not known.record.left]
         if keyholders == [self.me] and len(self.members.members) > 1:
-            found.append("Only this computer can let people in; if it is lost, nobody can.")
+            found.append("Only this computer can let people in; if it is lost, nobody can. Run: tinyp2p backup FILE, or: tinyp2p promote NAME")
         return found
 
     # --- housekeeping -----------------------------------------------------------------------------------------------
@@ -261,6 +316,10 @@ class Node:
         while True:
             await asyncio.sleep(1)
             now = time.monotonic()
+            await self.keeping.fetch_key()
+            if self.put_out and not self._put_out_told:
+                self._put_out_told = True
+                self._tell_user(self.put_out, "")
             if self.members.doubled:
                 self.notices.put_nowait(LocalError(DOUBLED, "Join the group anew on one of them."))
                 return
@@ -290,8 +349,10 @@ class Node:
         asking = {asyncio.create_task(self.gossip.exchange(member)) for member in chosen}
         known = {address for member in chosen for address in self._addresses_of(member)}
         asking |= {asyncio.create_task(self._meet(address)) for address in self.settings["peers"] if address not in known}
+        met: asyncio.Task[bool] = asyncio.create_task(self.nearby.met.wait())
+        asking.add(met)
         deadline = time.monotonic() + REFRESH_S.get(operation, 2.0)
-        while asking and (left_s := deadline - time.monotonic()) > 0:
+        while asking - {met} and (left_s := deadline - time.monotonic()) > 0:
             done, asking = await asyncio.wait(asking, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             if any(task.result() for task in done):
                 deadline = min(deadline, time.monotonic() + REFRESH_GRACE_S)

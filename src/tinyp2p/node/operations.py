@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,11 @@ import msgspec
 
 from ..core.match import parse_place
 from ..core.names import safe_name
-from ..errors import HomeBusy, NothingMatched, UsageError
+from ..errors import HomeBusy, NothingMatched, Refused, UsageError
 from ..model import MemberId, ShareKey
 from .folders import check_folder, share_name
 from .get_job import Request
+from .people import People
 from .search import Wish, time_text
 
 if TYPE_CHECKING:
@@ -30,18 +31,19 @@ FOUND_AT_ONCE = 500
 class Operations:
     def __init__(self, node: Node) -> None:
         self.node = node
+        self.people = People(node)
 
     async def run(self, operation: str, request: dict[str, Any]) -> AsyncIterator[Event]:
         """The events of an operation; raises UsageError for one that does not exist."""
         method = {
             "share": self.share,
             "unshare": self.unshare,
-            "invite": self.invite,
-            "members": self.members,
+            "code": self.code,
             "find": self.find,
             "ls": self.ls,
             "get": self.get,
             "status": self.status,
+            **self.people.operations(),
         }.get(operation)
         if method is None:
             raise UsageError(f"There is no operation {operation}.", "Is the running member of another version? Start it anew.")
@@ -60,6 +62,8 @@ class Operations:
         node = self.node
         if not node.is_member:
             raise HomeBusy("Another command is at work in this home.", "Wait until it is done.")
+        if node.members.members[node.me].peer.is_guest:
+            raise Refused("A guest of a group shares nothing.", "Ask for an invite as a member.")
         wanted = [check_folder(folder, node.home_path, bool(request.get("force"))) for folder in request.get("folders") or []]
         audience = sorted({member for text in request.get("with") or [] for member in node.search.members_named(text)})
         return [self._begin(folder, request.get("as"), audience if request.get("with") else None) for folder in wanted]
@@ -138,50 +142,13 @@ class Operations:
         node.notices.put_nowait(event)
         yield event
 
-    # --- people -----------------------------------------------------------------------------------------------------
-    async def invite(self, request: dict[str, Any]) -> AsyncIterator[Event]:
-        """A text that lets somebody in."""
-        uses, expires_s = int(request.get("uses") or 1), int(request.get("expires_s") or 7 * 86400)
-        addresses = self.node.invite_addresses()
-        made = self.node.admitting.invite(uses, expires_s, addresses)
-        yield {
-            "event": "invite",
-            "invite": made.encode(),
-            "id": made.id,
-            "uses": uses,
-            "expires": time_text(made.expires),
-            "addresses": addresses,
-            "reach": self.node.reach(self.node.members.members[self.node.me].record.addresses),
-        }
+    async def code(self, _request: dict[str, Any]) -> AsyncIterator[Event]:
+        """Codes that let somebody in, shown until one was used."""
+        from .pairing import show_codes  # what codes need takes a while to load
 
-    async def members(self, _request: dict[str, Any]) -> AsyncIterator[Event]:
-        """Everyone who is known, oneself first."""
-        names, seen = self.node.search.names(), self.node.notes.last_seen()
-        for member in sorted(names, key=lambda member: (member != self.node.me, not self.node.search.is_online(member), names[member])):
-            yield self._member(member, names[member], seen.get(member))
-
-    def _member(self, member: MemberId, name: str, seen: float | None) -> Event:
-        node, now = self.node, time.time()
-        known, itself = node.members.members[member], member == node.me
-        latency_s = node.gossip.presence.latency_s.get(member)
-        shares = [(key, share.record) for key, share in node.members.shares.items() if key.member == member and not share.record.gone]
-        return {
-            "event": "member",
-            "member": member,
-            "name": name,
-            "self": itself,
-            "online": node.is_member or not itself if itself else node.search.is_online(member),
-            "pipe": "tcp",
-            "role": known.peer.role,
-            "address": node.dialer.working.get(member) or (known.record.addresses or [""])[0],
-            "latency_ms": round(latency_s * 1000, 1) if latency_s is not None and not itself else None,
-            "version": known.record.version,
-            "last_seen": time_text(now) if itself or node.search.is_online(member) else time_text(seen) if seen else None,
-            "shares": [
-                {"share": key.share, "files": record.files, "bytes": record.bytes, "audience": "some" if record.audience else "group"}
-                for key, record in sorted(shares, key=lambda pair: pair[0].share)
-            ],
-        }
+        async with aclosing(show_codes(self.node)) as events:
+            async for event in events:
+                yield event
 
     # --- finding and getting ----------------------------------------------------------------------------------------
     async def find(self, request: dict[str, Any]) -> AsyncIterator[Event]:

@@ -18,14 +18,15 @@ from .. import __version__
 from ..core import wire
 from ..core.chunks import Manifest
 from ..core.members import Members
-from ..core.wire import Buckets, Changes, Gossip, Hello, JoinAnswer, JoinRequest, Recheck, Rechecked
+from ..core.wire import Buckets, Changes, Gossip, Hello, JoinAnswer, JoinRequest, Promotion, Recheck, Rechecked, Renewed
 from ..disk.catalogs import Catalogs, CatalogState
 from ..errors import AnswerError, Malformed, Refused, RemoteError, TinyP2PError
 from ..limits import CHUNK_SIZE, KIB, MAX_JSON_BYTES, PROTOCOL_VERSION, REQUEST_TIMEOUT_S
 from ..model import Cid, MemberId, Peer, ShareKey
 from .content import NOT_HERE, Content, Source
 from .gossip import GossipLoop
-from .server import PEER, TRANSPORT, Receive, Scope, Send, answer_problem
+from .keeping import Keeping
+from .server import PEER, TRANSPORT, Application, Receive, Scope, Send, answer_problem
 
 log = logging.getLogger(__name__)
 Join = Callable[[Peer, JoinRequest], Awaitable[JoinAnswer]]
@@ -64,8 +65,11 @@ def number(request: Request, name: str) -> int:
 
 
 class Routes:
-    def __init__(self, members: Members, gossip: GossipLoop, catalogs: Catalogs, content: Content, join: Join, name: Callable[[], str]) -> None:
+    def __init__(
+        self, members: Members, gossip: GossipLoop, catalogs: Catalogs, content: Content, join: Join, name: Callable[[], str], keeping: Keeping
+    ) -> None:
         self.members = members
+        self.keeping = keeping
         self.gossip = gossip
         self.catalogs = catalogs
         self.content = content
@@ -73,12 +77,14 @@ class Routes:
         self.name = name
         self.manifest_of: Callable[[Cid], Manifest | None] = lambda cid: None
 
-    def application(self) -> Starlette:
+    def routes(self) -> list[Route]:
         catalog = "/v1/catalog/{member}/{share}"
-        routes = [
+        return [
             Route("/v1/hello", self.hello),
             Route("/v1/gossip", self.gossiped, methods=["POST"]),
             Route("/v1/join", self.joining, methods=["POST"]),
+            Route("/v1/promotion", self.promotion, methods=["POST"]),
+            Route("/v1/renewal", self.renewal, methods=["GET", "POST"]),
             Route(f"{catalog}/changes", self.changes),
             Route(f"{catalog}/buckets", self.buckets),
             Route(f"{catalog}/bucket/{{number}}", self.bucket),
@@ -89,8 +95,16 @@ class Routes:
             Route("/v1/place/{share}/manifest", self.place_manifest),
             Route("/v1/place/{share}/blob", _Raw(self.place_blob), methods=["GET", "HEAD"]),
         ]
+
+    def application(self) -> Application:
         handlers = {TinyP2PError: _problem, HTTPException: _no_such_thing, ClientDisconnect: _gone, Exception: _unexpected}
-        return Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
+        routed = Starlette(routes=self.routes(), exception_handlers=handlers)  # type: ignore[arg-type]
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            self.members.met(scope[PEER])
+            await routed(scope, receive, send)
+
+        return application
 
     # --- members ----------------------------------------------------------------------------------------------------
     async def hello(self, request: Request) -> Response:
@@ -103,6 +117,20 @@ class Routes:
 
     async def joining(self, request: Request) -> Response:
         return as_json(await self.join(request.scope[PEER], wire.decode(await body_of(request), JoinRequest)))
+
+    async def promotion(self, request: Request) -> Response:
+        self.keeping.promoted(request.scope[PEER], wire.decode(await body_of(request), Promotion))
+        return as_json({})
+
+    async def renewal(self, request: Request) -> Response:
+        """What a member of the group as it was comes along with; or, from a keyholder, that the group has a new key."""
+        peer: Peer = request.scope[PEER]
+        if request.method == "GET":
+            return as_json(self.keeping.renewal_for(peer))
+        if peer.role != "keyholder":
+            raise AnswerError(403, "refused")
+        self.keeping.take_renewal(wire.decode(await body_of(request), Renewed))
+        return as_json({})
 
     # --- catalogs ---------------------------------------------------------------------------------------------------
     def _catalog(self, request: Request) -> tuple[CatalogState, wire.SignedRecord]:

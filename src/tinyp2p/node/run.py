@@ -11,15 +11,17 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Generator
-from logging.handlers import RotatingFileHandler
 from typing import Any
 
 from ..disk.home import GroupHome
+from ..disk.log import log_to
 from ..errors import HomeBusy, NothingMatched, TinyP2PError, UsageError
-from ..limits import MIB
 from .node import SETTLE_S, Node
 from .operations import Event
 from .own_share import OwnShare
+
+OPERATIONS_END_S = 5.0
+SECRETS_IN_ENVIRONMENT = ("TINYP2P_PASSWORD", "TINYP2P_INVITE")
 
 
 def run_member(home: GroupHome, options: dict[str, Any]) -> Generator[Event]:
@@ -33,7 +35,17 @@ def run_once(home: GroupHome, operation: str, request: dict[str, Any]) -> Genera
 
 
 async def _member_events(home: GroupHome, options: dict[str, Any]) -> AsyncIterator[Event]:
-    node = Node(home, options, is_member=True)
+    """A member's events; begun anew where it got other keys."""
+    while True:
+        node = Node(home, options, is_member=True)
+        async for event in _member_life(node, options):
+            yield event
+        if not node.keeping.renewed.is_set():
+            return
+        options = {**options, "new": False, "port": node.server.port}
+
+
+async def _member_life(node: Node, options: dict[str, Any]) -> AsyncIterator[Event]:
     try:
         folders = options.get("folders") or []
         if not folders and not node.settings.get("shares"):
@@ -43,9 +55,6 @@ async def _member_events(home: GroupHome, options: dict[str, Any]) -> AsyncItera
         remembered = list(node.shares.own.values())
         offered = await _offered(node, {**options, "folders": folders})
         record = node.members.members[node.me]
-        invite = None
-        if options.get("invite") and record.peer.role == "keyholder" and node.settings.get("kind") != "password":
-            invite = node.admitting.invite(1, 7 * 86400, node.invite_addresses()).encode()
         yield {
             "event": "ready",
             "member": node.me,
@@ -53,19 +62,29 @@ async def _member_events(home: GroupHome, options: dict[str, Any]) -> AsyncItera
             "address": record.record.addresses[0],
             "group": node.group.name,
             "new": bool(options.get("new")),
-            "invite": invite,
             "reach": node.reach(record.record.addresses),
             "role": record.peer.role,
         }
+        if options.get("code") and record.peer.role == "keyholder":
+            node.spawn_notices(node.operations.run("code", {}))
         for share in dict.fromkeys(share.name for share in [*remembered, *offered]):
             node.spawn_notices(node.operations.scanned(node.shares.own[share]))
-        while True:
-            event = await node.notices.get()
+        node.spawn(_when_keys_change(node))
+        while (event := await node.notices.get()) is not None:
             if isinstance(event, TinyP2PError):
                 raise event
             yield event
     finally:
         await node.close()
+
+
+async def _when_keys_change(node: Node) -> None:
+    await node.keeping.renewed.wait()
+    await node.gossip.told()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(OPERATIONS_END_S):
+            await node.api.idle.wait()
+    node.notices.put_nowait(None)
 
 
 async def _offered(node: Node, request: Event) -> list[OwnShare]:
@@ -82,8 +101,13 @@ async def _offered(node: Node, request: Event) -> list[OwnShare]:
 async def _once_events(home: GroupHome, operation: str, request: dict[str, Any]) -> AsyncIterator[Event]:
     node = Node(home, {}, is_member=False)
     try:
-        await node.start(listens=operation == "get")
+        await node.start(listens=operation in ("get", "code"))
         await node.refresh(operation)
+        if node.keeping.renewed.is_set():
+            await node.close()
+            node = Node(home, {}, is_member=False)
+            await node.start(listens=operation == "get")
+            await node.refresh(operation)
         if node.listens:
             node.begin()
         async for event in node.operations.run(operation, request):
@@ -97,6 +121,9 @@ async def _once_events(home: GroupHome, operation: str, request: dict[str, Any])
 
 def _locked(home: GroupHome, events: AsyncIterator[Event]) -> Generator[Event]:
     """Drive a node's events from a thread that waits for them, as the one process of this home."""
+    home.check_private()
+    for name in SECRETS_IN_ENVIRONMENT:  # they have been read, and no child is to inherit them
+        os.environ.pop(name, None)
     lock = home.lock()
     if lock is None:
         raise HomeBusy("Another tinyp2p is at work in this home.", "Wait a moment, then try again.")
@@ -122,18 +149,6 @@ def _locked(home: GroupHome, events: AsyncIterator[Event]) -> Generator[Event]:
 def _log_problem(_loop: asyncio.AbstractEventLoop, problem: dict[str, Any]) -> None:
     """What goes wrong beside all requests, such as a connection that breaks in the middle of its handshake, is for the log."""
     logging.getLogger(__name__).info("loop problem message=%s error=%r", problem.get("message"), problem.get("exception"))
-
-
-def log_to(path: str) -> logging.Handler:
-    """Keep the program's log in the group's folder: the last megabyte or two, for this user only."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-    handler = RotatingFileHandler(path, maxBytes=MIB, backupCount=1, encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    handler.setLevel(logging.INFO)
-    logger = logging.getLogger("tinyp2p")
-    logger.addHandler(handler)
-    logger.setLevel(min(logger.level or logging.INFO, logging.INFO))
-    return handler
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -40,7 +40,9 @@ class Search:
     def names(self) -> dict[MemberId, str]:
         """Each member's display name; the first holder of a name keeps it."""
         mine = [(self.me, self.members.members[self.me].record.name)] if self.me in self.members.members else []
-        return display_names(mine + [(member, known.record.name) for member, known in self.members.members.items() if member != self.me])
+        return display_names(
+            mine + [(member, known.record.name) for member, known in self.members.members.items() if member != self.me and not known.record.left]
+        )
 
     def members_named(self, text: str) -> list[MemberId]:
         """The members that a user means by a name or an id (or its beginning); raises NothingMatched."""
@@ -57,7 +59,7 @@ class Search:
 
     def is_visible(self, key: ShareKey) -> bool:
         known = self.members.shares.get(key)
-        return known is not None and not known.record.gone
+        return known is not None and not known.record.gone and self.members.may_see(self.me, known.record)
 
     # --- selecting --------------------------------------------------------------------------------------------------
     def select(self, wish: Wish) -> Iterator[tuple[ShareKey, Entry]]:

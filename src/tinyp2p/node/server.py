@@ -221,6 +221,12 @@ class Server:
             raise PortTaken(f"Cannot listen on port {port} ({error.strerror}).", "Choose another with --listen HOST:PORT.") from error
         self.host, self.port = host, listening.getsockname()[1]
 
+    def cut(self) -> None:
+        """End the connections of whoever has been put out."""
+        for connection in list(self._state.connections):
+            if isinstance(connection, MemberProtocol) and why_refused(connection.peer, self.revoked, self.clock()):
+                connection.transport.abort()
+
     async def close(self) -> None:
         if self._knocks is not None:
             await self._knocks.close()
@@ -238,7 +244,9 @@ class Server:
         peer: Peer = scope[PEER]
         problem = why_refused(peer, self.revoked, self.clock())
         if problem or not may_ask(peer, scope["path"]) or (peer.role == "invite" and scope["method"] != "POST"):
-            await answer_problem(send, 403, problem or "refused", "You may not ask for this.")
+            code = problem or ("renewed" if peer.role == "former" else "refused")
+            why = "The group has a new key. Ask for a new invite." if code == "renewed" else "You may not ask for this."
+            await answer_problem(send, 403, code, why)
             return
         try:
             await self._turns(scope["path"]).take(peer.member, partial(self.application, scope), receive, send)

@@ -29,7 +29,7 @@ HASH_BYTES = 64 * MIB
 class Shares:
     """All my shares: who may see them, their hashing and their publishing."""
 
-    def __init__(self, key: SigningKey, members: Members, catalogs: Catalogs, local: Local, notes: Notes, tell: Callable[[News], None]) -> None:
+    def __init__(self, key: SigningKey, members: Members, catalogs: Catalogs, local: Local, notes: Notes, tell: Callable[[News], object]) -> None:
         self.key = key
         self.members = members
         self.catalogs = catalogs

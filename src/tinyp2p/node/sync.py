@@ -34,6 +34,8 @@ PULLS_AT_ONCE = 32
 PULL_TIMEOUT_S = 120.0
 # However often an owner publishes, its list is not fetched more often than this.
 PULL_AGAIN_S = 0.5
+# A list that nobody could give in so many rounds is tried further, but no command waits for it.
+WAITED_FOR_ROUNDS = 2
 
 
 def goal_of(record: ShareRecord) -> Goal:
@@ -58,6 +60,7 @@ class Sync:
         self._tasks: dict[ShareKey, asyncio.Task[None]] = {}
         self._woken: dict[ShareKey, asyncio.Event] = {}
         self._pulled_s: dict[ShareKey, float] = {}
+        self._vain_rounds: dict[ShareKey, int] = {}
         self._pulling = asyncio.Semaphore(PULLS_AT_ONCE)
         self._lines: dict[MemberId, Line] = {}
 
@@ -78,6 +81,7 @@ class Sync:
     def _ended(self, key: ShareKey, task: asyncio.Task[None]) -> None:
         self._tasks.pop(key, None)
         self._woken.pop(key, None)
+        self._vain_rounds.pop(key, None)
         if not task.cancelled() and task.exception() is not None:
             log.error("catalog sync failed share=%s error=%r", key, task.exception())
 
@@ -101,7 +105,7 @@ class Sync:
         return True
 
     def _reachable(self, key: ShareKey) -> bool:
-        return bool(self._sources(key))
+        return self._vain_rounds.get(key, 0) < WAITED_FOR_ROUNDS and bool(self._sources(key))
 
     async def close(self) -> None:
         for task in list(self._tasks.values()):
@@ -116,7 +120,11 @@ class Sync:
         known = self.members.shares.get(key)
         if known is None:
             return []
-        others = [m for m in self.members.members if m not in (key.member, self.members.me) and known.record.is_for(m) and self.presence.is_online(m)]
+        others = [
+            m
+            for m in self.members.members
+            if m not in (key.member, self.members.me) and self.members.may_see(m, known.record) and self.presence.is_online(m)
+        ]
         chosen = random.sample(others, min(len(others), MAX_SOURCES))
         owner = [key.member] if self.presence.is_online(key.member) else []
         return sorted(owner + chosen, key=lambda member: member in self._lines and self._lines[member].busy.locked())
@@ -131,7 +139,9 @@ class Sync:
             self._pulled_s[key] = time.monotonic()
             if await self._pull_from_any(key):
                 wait_s = RETRY_FIRST_S / 4
+                self._vain_rounds.pop(key, None)
                 continue
+            self._vain_rounds[key] = self._vain_rounds.get(key, 0) + 1
             try:
                 async with asyncio.timeout(wait_s * random.uniform(0.8, 1.2)):
                     await self._woken[key].wait()
@@ -194,7 +204,7 @@ class Sync:
         record = decode_share_record(signed)
         if (record.member, record.share, record.group, record.gone) != (key.member, key.share, self.members.group_id, False):
             raise Malformed("A catalog came with the record of another share.")
-        if not record.is_for(self.members.me):
+        if not self.members.may_see(self.members.me, record):
             raise Malformed("A catalog came that is not for us.")
         self.on_learned(self.members.learn((), (signed,)), source)
         return record

@@ -1,0 +1,123 @@
+"""`join`: enter a group. An invite, a code or a password is never taken from the command line."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+
+import click
+
+from ..core.names import printable
+from ..disk.home import GroupHome, Home
+from ..errors import TinyP2PError, UsageError
+from .ask import ask, read_password, read_text_file
+from .link import Failed, events
+from .options import AddressList, Settings, command, flat, option
+from .people import row
+from .show import Event, event_line, say, table
+
+
+@command(
+    "join",
+    "tinyp2p join                      asks for the invite or code you were given",
+    "tinyp2p join - < invite.txt       reads it from a file or a pipe",
+    "tinyp2p join --group family --peer 192.0.2.20:22004    asks for the password",
+)
+@click.argument("source", metavar="[-]", nargs=-1)
+@option("--invite-file", metavar="F", help="Read the invite or code from this file.")
+@option("--password-file", metavar="F", help="Read the password of the group --group NAME from this file.")
+@option("--peer", "peers", metavar="HOST:PORT", type=AddressList(), multiple=True, help="Where to ask, with a code or a password.")
+@option("--name", metavar="NAME", help="What this computer is to be called in the group.")
+def join(
+    settings: Settings,
+    source: tuple[str, ...],
+    invite_file: str | None,
+    password_file: str | None,
+    peers: tuple[tuple[str, ...], ...],
+    name: str | None,
+) -> int:
+    """Enter a group with an invite, a code or a password.
+
+    A member makes the invite and sends it to you, or tells you the code. It is asked for here, or read from a file or (with -) from stdin.
+    """
+    if source not in ((), ("-",)):
+        hint = "Run tinyp2p join alone and paste it when asked, or: tinyp2p join - < FILE"
+        raise UsageError("An invite does not belong on the command line: others on this computer could read it there.", hint)
+    addresses = flat(peers)
+    if password_file is not None or (addresses and settings.group is not None):
+        if source or invite_file is not None:
+            raise UsageError("Give an invite or a password, not both.")
+        group = _join_password(settings, password_file, addresses, name)
+    else:
+        group = enter(settings.all_groups, _read_invite(settings, bool(source), invite_file), addresses, name, settings.group)
+    _welcome(settings, group)
+    return 0
+
+
+def enter(home: Home, text: str, peers: list[str], member_name: str | None, name: str | None = None) -> GroupHome:
+    """Be let in by an invite, or by a code, which is asked for one in this network or at the peers."""
+    from ..core.pairing import read_code
+    from ..node.found import join_invite
+
+    code = read_code(text)
+    if code is not None:
+        from ..node.pairing import invite_for
+
+        text = invite_for(code, peers)
+    return join_invite(home, text, member_name, name)
+
+
+def _join_password(settings: Settings, password_file: str | None, peers: list[str], name: str | None) -> GroupHome:
+    example = "For example: tinyp2p join --group family --peer 192.0.2.20:22004"
+    if settings.group is None:
+        raise UsageError("A password goes with the name of its group.", example)
+    if not peers:
+        raise UsageError("Give the address of a member of the group with --peer.", example)
+    password = read_password(settings, password_file, twice=False)
+    if password is None:
+        raise UsageError("Give the password with --password-file F or in TINYP2P_PASSWORD.")
+    from ..node.found import join_password
+
+    group: GroupHome = join_password(settings.all_groups, settings.group, password, peers, name)
+    return group
+
+
+def _read_invite(settings: Settings, from_stdin: bool, invite_file: str | None) -> str:
+    if from_stdin:
+        text = read_text_file("-")
+    elif invite_file is not None:
+        text = read_text_file(invite_file)
+    elif "TINYP2P_INVITE" in os.environ:
+        text = os.environ.pop("TINYP2P_INVITE")
+    elif settings.may_ask:
+        text = ask("Invite or code: ")
+    else:
+        raise UsageError("Give the invite: tinyp2p join - < FILE, or --invite-file FILE, or TINYP2P_INVITE.")
+    if not text.strip():
+        raise UsageError("The invite is empty.", "Ask a member of the group to run: tinyp2p invite")
+    return text.strip()
+
+
+def _welcome(settings: Settings, group: GroupHome) -> None:
+    """Say that we are in, and who else is; not knowing the others yet is no failure."""
+    everyone: list[Event] = []
+    problem = ""
+    try:
+        with closing(events(group, "members", {})) as stream:
+            everyone = [event for event in stream if event["event"] == "member"]
+    except (Failed, TinyP2PError) as error:
+        problem = error.message
+    me: Event = next((each for each in everyone if each.get("self")), {"member": None, "name": None})
+    others = [each for each in everyone if not each.get("self")]
+    if settings.json:
+        event_line({"event": "joined", "group": group.name, "member": me["member"], "name": me["name"]})
+        for each in everyone:
+            event_line(each)
+        return
+    known_as = f" as {printable(me['name'])}" if me["name"] else ""
+    say(f'Joined "{printable(group.name)}"{known_as}.' + ("" if me.get("shares") else " You share nothing yet."))
+    if others:
+        table([row(each) for each in others])
+    if problem:
+        say(f"The others are not known here yet: {printable(problem)}")
+    say("Next: tinyp2p find PATTERN")

@@ -1,0 +1,177 @@
+"""`expel`, `promote`, `rekey`, `leave`, `backup` and `restore`: put out, and keep the keys."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from contextlib import closing
+
+import click
+
+from ..core.names import printable
+from ..disk.home import GroupHome, make_private_folder
+from ..errors import HomeBusy, LocalError, Refused, UsageError
+from .ask import confirm, read_password
+from .link import Waiting, events
+from .options import CommaList, Settings, command, flat, option
+from .show import Event, event_line, names, result, say
+
+KEPT = ("group.crt", "group.secret", "group.key", "member.key", "member.crt", "settings.json", "secret.json", "former.json", "former.crt")
+ENDS_WITHIN_S = 15.0
+
+
+def _one(settings: Settings, operation: str, request: Event, group: GroupHome | None = None) -> Event:
+    """The last event of an operation, told as JSON where that is wanted."""
+    last: Event = {}
+    with closing(events(group or settings.selected(), operation, request)) as stream:
+        for last in stream:
+            if settings.json:
+                event_line(last)
+    return {} if settings.json else last
+
+
+def _sure(settings: Settings, question: str, yes: bool) -> None:
+    if not yes and settings.may_ask and not confirm(question):
+        raise KeyboardInterrupt
+
+
+@command("expel", "tinyp2p expel laptop")
+@click.argument("member", metavar="MEMBER")
+@option("--yes", is_flag=True, help="Do not ask.")
+def expel(settings: Settings, member: str, yes: bool) -> int:
+    """Put a member out of the group, for good.
+
+    Whoever is online hears it now, the others when they come back. What it has fetched it keeps. The group gets a new secret.
+    """
+    _sure(settings, f"Put {printable(member)} out of the group for good?", yes)
+    done = _one(settings, "expel", {"member": member})
+    if done:
+        result(f"{printable(done['name'])} is out: it can neither list nor fetch any more. Copies that it has stay with it.")
+        say(f"Told: {names(done['told']) or 'nobody yet'}. Everyone else hears it when they come online.")
+    return 0
+
+
+@command("promote", "tinyp2p promote laptop")
+@click.argument("member", metavar="MEMBER")
+@option("--yes", is_flag=True, help="Do not ask.")
+def promote(settings: Settings, member: str, yes: bool) -> int:
+    """Make a member a keyholder, who can let people in and put them out.
+
+    It must be online. A keyholder cannot be put out again, only left behind with rekey.
+    """
+    _sure(settings, f"Give {printable(member)} the key of the group? This cannot be taken back.", yes)
+    done = _one(settings, "promote", {"member": member})
+    if done:
+        result(f"{printable(done['name'])} is a keyholder now.")
+    return 0
+
+
+@command("rekey", "tinyp2p rekey --without laptop", "tinyp2p rekey --without laptop,tablet --yes")
+@option("--without", metavar="M,...", type=CommaList(), multiple=True, required=True, help="Who is left behind.")
+@option("--yes", is_flag=True, help="Do not ask.")
+def rekey(settings: Settings, without: tuple[tuple[str, ...], ...], yes: bool) -> int:
+    """Give the group a new key that leaves some behind: a keyholder who is lost, or whoever learned the password.
+
+    Everyone else comes along without doing anything, the offline ones when they come back. A group with a password has none any more: people enter by
+    invite.
+    """
+    _sure(settings, f"Give the group a new key, without {printable(', '.join(flat(without)))}?", yes)
+    done = _one(settings, "rekey", {"without": flat(without)})
+    if done:
+        result(f"The group has a new key, without {names(done['without'])}. Invites made before are void.")
+        if done["later"]:
+            say(f"{names(done['later'])} will come along when online.")
+        say("Keep the new key: tinyp2p backup FILE")
+    return 0
+
+
+@command("leave", "tinyp2p leave", "tinyp2p leave --group family --yes")
+@option("--yes", is_flag=True, help="Do not ask.")
+@option("--force", is_flag=True, help="Leave although nobody could let people in any more.")
+def leave(settings: Settings, yes: bool, force: bool) -> int:
+    """Leave the group: stop sharing, tell the others, delete the keys.
+
+    Shared folders and what you have fetched stay where they are.
+    """
+    group = settings.selected()
+    _sure(settings, f'Leave "{printable(group.name)}" and delete its keys from this computer?', yes)
+    done = _one(settings, "leave", {"force": force}, group)
+    waiting = Waiting("Waiting for the member that runs here to end.", 2.0)
+    while (lock := group.lock()) is None:
+        if not waiting.a_moment(ENDS_WITHIN_S):
+            raise HomeBusy("The member that runs here does not end.", "Stop it, then run this again.")
+    try:
+        shutil.rmtree(group.path)
+    finally:
+        os.close(lock)
+    if done:
+        result(f'You have left "{printable(group.name)}". Your folders are as they were.')
+    return 0
+
+
+@command("backup", "tinyp2p backup family.age", "tinyp2p backup F --password-file P")
+@click.argument("file", metavar="FILE")
+@option("--password-file", metavar="F", help="Read the passphrase from this file.")
+def backup(settings: Settings, file: str, password_file: str | None) -> int:
+    """Write the keys of this member and group into FILE, encrypted with a passphrase.
+
+    It is an age file. Bring it back with: tinyp2p restore FILE
+    """
+    import pyrage
+
+    group = settings.selected()
+    passphrase = read_password(settings, password_file, twice=True)
+    if passphrase is None:
+        raise UsageError("Give a passphrase with --password-file F or in TINYP2P_PASSWORD.")
+    files = {name: data.decode() for name in KEPT if (data := group.read(name)) is not None}
+    raw = json.dumps({"tinyp2p": 1, "group": group.name, "files": files}).encode()
+    encrypted = pyrage.passphrase.encrypt(raw, passphrase)
+    try:
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+            out.write(encrypted)
+            out.flush()
+            os.fsync(out.fileno())
+    except FileExistsError:
+        raise Refused(f"{file} is there already; nothing was written.", "Choose another name.") from None
+    holds = "the group's key and this member's keys" if "group.key" in files else "this member's keys (not the group's: it is no keyholder)"
+    if settings.json:
+        event_line({"event": "backup", "file": os.path.abspath(file), "keyholder": "group.key" in files})
+    else:
+        result(f"{file} holds {holds}. Without the passphrase nobody can read it, you neither.")
+    return 0
+
+
+@command("restore", "tinyp2p restore family.age")
+@click.argument("file", metavar="FILE")
+@option("--password-file", metavar="F", help="Read the passphrase from this file.")
+def restore(settings: Settings, file: str, password_file: str | None) -> int:
+    """Bring back the keys of a backup.
+
+    Only where the other computer is gone: two that work with the same keys disturb each other, and stop.
+    """
+    import pyrage
+
+    passphrase = read_password(settings, password_file, twice=False)
+    if passphrase is None:
+        raise UsageError("Give the passphrase with --password-file F or in TINYP2P_PASSWORD.")
+    try:
+        with open(file, "rb") as source:
+            kept = json.loads(pyrage.passphrase.decrypt(source.read(1 << 20), passphrase))
+        name, files = settings.group or str(kept["group"]), {str(key): str(data).encode() for key, data in kept["files"].items() if key in KEPT}
+    except pyrage.DecryptError as error:
+        raise Refused("The passphrase is wrong, or this is no backup.", "Capitals count.") from error
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise LocalError(f"{file} is no backup of tinyp2p.") from error
+    home = settings.all_groups
+    if name in home.group_names():
+        raise Refused(f'There is a group "{name}" here already.', "Restore it under another name: --group NAME")
+    place = home.create(name)
+    make_private_folder(place.path)
+    for key in (key for key in KEPT if key in files):
+        place.write(key, files[key])
+    if settings.json:
+        event_line({"event": "restored", "group": name})
+    else:
+        result(f'"{printable(name)}" is back. Next: tinyp2p share')
+    return 0
