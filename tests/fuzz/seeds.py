@@ -8,8 +8,10 @@ from tests.core.people import GROUP, OTHER_GROUP, person
 from tinyp2p.core.admission import sign_request
 from tinyp2p.core.catalog import Catalog
 from tinyp2p.core.chunks import Bitmap, Manifest, chunk_hash
-from tinyp2p.core.identity import SigningKey, pem_of
+from tinyp2p.core.identity import SigningKey, pem_of, read_certificate
 from tinyp2p.core.invite import Invite
+from tinyp2p.core.pairing import Exchange
+from tinyp2p.core.renewal import sign_renewal
 from tinyp2p.core.wire import (
     Buckets,
     Changes,
@@ -20,9 +22,12 @@ from tinyp2p.core.wire import (
     Hello,
     JoinAnswer,
     JoinRequest,
+    Notice,
     Problem,
+    Promotion,
     Recheck,
     Rechecked,
+    Renewed,
     encode,
     encode_bucket,
 )
@@ -39,6 +44,7 @@ ENTRIES = [
     Entry("Fotos/Käse.jpg", "f", 3, -1, 0o644, 3, CID, None),
     Entry("link", "l", 4, 5, 0o777, 2, None, "../else where"),
 ]
+NOTICES = [Notice(GROUP.id, "expelled", ANNA.id, 7, BEN.id), Notice(GROUP.id, "secret", ANNA.id, 7, "", 1, bytes(range(32)))]
 INVITE = Invite.make(GROUP, bytes(range(32)), ANNA.id, 2_000_000_000, 3, ("192.0.2.1:22004", "[2001:db8::1]:22004"))
 
 
@@ -51,6 +57,8 @@ def seeds() -> dict[str, list[bytes]]:
     proof, signature = sign_request(INVITE.key, BEN.key)
     records = [ANNA.record(7), BEN.record(3, name="Bénédicte")]
     hello = encode(Hello(1, ANNA.id, "laptop", "1.0", "192.0.2.1"))
+    members = [read_certificate(each.certificate)[1] for each in (ANNA, BEN)]
+    renewal = sign_renewal(GROUP, OTHER_GROUP, ANNA.id, members, 7)
     found = b'{"event":"entry","place":"a:b/c"}\n{"event":"summary","matches":1}\n'
     return {
         "answer": [
@@ -67,6 +75,7 @@ def seeds() -> dict[str, list[bytes]]:
             GROUP.certificate,
             person(5, group=OTHER_GROUP).certificate,
         ],
+        "code": [b"47-otter-lemon", Exchange("47-otter-lemon", False, bytes).message + bytes(20)],
         "changes": [encode(Changes(share, ENTRIES, [("gone/away", 2)]))],
         "gossip": [encode(Gossip({ANNA.id: 7}, {f"{ANNA.id}/Photos": 3}, records, [share], True)), b"{}"],
         "gossip_answer": [encode(GossipAnswer(records, [share], [BEN.id], [f"{BEN.id}/Music"]))],
@@ -90,10 +99,14 @@ def seeds() -> dict[str, list[bytes]]:
         ],
         "manifest": [manifest.encode(), Manifest(0, b"").encode()],
         "member_record": [records[0].body, ANNA.record(1, addresses=["[::1]:1", "home.example:65535"]).body],
+        "notice": [encode(notice) for notice in NOTICES],
         "part_state": [encode_state(SIZE, b"\xa0", 7), encode_state(SIZE, b"\xf0", None)],
         "path_names": [b"a/b.tar.gz", "Käse/\uef80\u202e".encode(), b"\xff\xfe/../x", b"CON", b"C:\\x\x1b[2J", b"x" * 300],
         "pattern": [b"*.jp[eg]\nFotos/x.jpg", b"**/a/*b?\na/b/c", b"desktop:Photos/a b", b"(a|b)+$"],
         "problem": [encode(Problem("not_here", "It is not here."))],
+        "promotion": [encode(Promotion(ANNA.certificate, bytes(32)))],
+        "renewal": [renewal.body],
+        "renewed": [encode(Renewed(renewal, bytes(32)))],
         "recheck": [encode(Recheck(3))],
         "rechecked": [encode(Rechecked(True))],
         "request": [
