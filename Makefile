@@ -5,13 +5,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DIR ?=
 SECONDS ?= 120
+TARGET ?=
 
-.PHONY: help demo test lint types cover soak system clean
+.PHONY: help demo test lint types cover fuzz soak system clean
 
 help:
 	@echo "make demo [DIR=~/Photos]   three peers on this computer share, find and get (about a minute)"
 	@echo "make test                  lint, types and all tests"
 	@echo "make cover                 the tests of core/ with their statement coverage"
+	@echo "make fuzz [SECONDS=120] [TARGET=request]   every reader of outside bytes under atheris, that long each"
 	@echo "make soak [SECONDS=120]    one member in bad company: 500 members' connections, 500 strangers, and honest members measured"
 	@echo "make clean                 remove the virtual environment and caches"
 
@@ -43,6 +45,10 @@ test: system lint types
 
 cover: $(STAMP)
 	$(BIN)/python -m pytest tests/core tests/sim --cov=tinyp2p.core --cov-report=term-missing --cov-fail-under=95
+
+# What makes a target fail is left in tests/fuzz/failed.
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz.run $(SECONDS) $(TARGET)
 
 soak: $(STAMP)
 	$(BIN)/python -m bench.soak --seconds $(SECONDS)

@@ -8,9 +8,9 @@ from tests.core.people import GROUP, OTHER_GROUP, person
 from tests.model_catalog import Catalog
 from tinyp2p.core.admission import sign_request
 from tinyp2p.core.chunks import Bitmap, Manifest, chunk_hash
-from tinyp2p.core.group import check_certificate
-from tinyp2p.core.identity import SigningKey, pem_of
+from tinyp2p.core.identity import SigningKey, pem_of, read_certificate
 from tinyp2p.core.invite import Invite
+from tinyp2p.core.pairing import Exchange
 from tinyp2p.core.renewal import sign_renewal
 from tinyp2p.core.wire import (
     Buckets,
@@ -27,13 +27,14 @@ from tinyp2p.core.wire import (
     Promotion,
     Recheck,
     Rechecked,
+    Renewed,
     encode,
     encode_bucket,
 )
 from tinyp2p.disk.part_files import encode_state
 from tinyp2p.model import Cid, Entry
 
-from .targets import ME, MTIME_NS, SIZE
+from .targets import MTIME_NS, SIZE
 
 CORPUS = Path(__file__).parent / "corpus"
 ANNA, BEN = person(2), person(3)
@@ -43,6 +44,7 @@ ENTRIES = [
     Entry("Fotos/Käse.jpg", "f", 3, -1, 0o644, 3, CID, None),
     Entry("link", "l", 4, 5, 0o777, 2, None, "../else where"),
 ]
+NOTICES = [Notice(GROUP.id, "expelled", ANNA.id, 7, BEN.id), Notice(GROUP.id, "secret", ANNA.id, 7, "", 1, bytes(range(32)))]
 INVITE = Invite.make(GROUP, bytes(range(32)), ANNA.id, 2_000_000_000, 3, ("192.0.2.1:22004", "[2001:db8::1]:22004"))
 
 
@@ -55,6 +57,8 @@ def seeds() -> dict[str, list[bytes]]:
     proof, signature = sign_request(INVITE.key, BEN.key)
     records = [ANNA.record(7), BEN.record(3, name="Bénédicte")]
     hello = encode(Hello(1, ANNA.id, "laptop", "1.0", "192.0.2.1"))
+    members = [read_certificate(each.certificate)[1] for each in (ANNA, BEN)]
+    renewal = sign_renewal(GROUP, OTHER_GROUP, ANNA.id, members, 7)
     found = b'{"event":"entry","place":"a:b/c"}\n{"event":"summary","matches":1}\n'
     return {
         "answer": [
@@ -71,6 +75,7 @@ def seeds() -> dict[str, list[bytes]]:
             GROUP.certificate,
             person(5, group=OTHER_GROUP).certificate,
         ],
+        "code": [b"47-otter-lemon", Exchange("47-otter-lemon", False, bytes).message + bytes(20)],
         "changes": [encode(Changes(share, ENTRIES, [("gone/away", 2)]))],
         "gossip": [encode(Gossip({ANNA.id: 7}, {f"{ANNA.id}/Photos": 3}, records, [share], True)), b"{}"],
         "gossip_answer": [encode(GossipAnswer(records, [share], [BEN.id], [f"{BEN.id}/Music"]))],
@@ -94,15 +99,16 @@ def seeds() -> dict[str, list[bytes]]:
         ],
         "manifest": [manifest.encode(), Manifest(0, b"").encode()],
         "member_record": [records[0].body, ANNA.record(1, addresses=["[::1]:1", "home.example:65535"]).body],
+        "notice": [encode(notice) for notice in NOTICES],
         "part_state": [encode_state(SIZE, b"\xa0", MTIME_NS), encode_state(SIZE, b"\xf0", MTIME_NS)],
-        "notice": [encode(Notice(GROUP.id, "expelled", ME.id, 5, BEN.id)), encode(Notice(GROUP.id, "secret", ME.id, 5, "", 3, bytes(32)))],
         "path_names": [b"a/b.tar.gz", "Käse/\uef80\u202e".encode(), b"\xff\xfe/../x", b"CON", b"C:\\x\x1b[2J", b"x" * 300],
         "pattern": [b"*.jp[eg]\nFotos/x.jpg", b"**/a/*b?\na/b/c", b"desktop:Photos/a b", b"(a|b)+$"],
         "problem": [encode(Problem("not_here", "It is not here."))],
         "promotion": [encode(Promotion(ANNA.certificate, bytes(32)))],
+        "renewal": [renewal.body],
+        "renewed": [encode(Renewed(renewal, bytes(32)))],
         "recheck": [encode(Recheck(3))],
         "rechecked": [encode(Rechecked(True))],
-        "renewal": [sign_renewal(GROUP, OTHER_GROUP, ME.id, [check_certificate(GROUP.public, ANNA.certificate)], 5.0).body],
         "request": [
             b"\0GET /v1/hello HTTP/1.1\r\nhost: x\r\n\r\nGET /v1/blob/x HTTP/1.1\r\nrange: bytes=0-9\r\nconnection: close\r\n\r\n",
             b"\x05POST /v1/gossip HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}",

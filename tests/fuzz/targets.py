@@ -29,12 +29,14 @@ from tinyp2p.core.group import check_certificate
 from tinyp2p.core.identity import SigningKey, der_of, read_certificate
 from tinyp2p.core.invite import Invite
 from tinyp2p.core.match import Query, parse_place
+from tinyp2p.core.notices import Notices
+from tinyp2p.core.pairing import MESSAGE_SIZE, Exchange, read_code
 from tinyp2p.core.renewal import check_renewal
-from tinyp2p.core.wire import SignedRecord
+from tinyp2p.core.wire import RENEWAL_DOMAIN, SignedRecord, SignedRenewal
 from tinyp2p.disk.part_files import decode_state
 from tinyp2p.disk.scan import Ignore
 from tinyp2p.errors import AnswerError, LocalError, Malformed, RemoteError, UsageError
-from tinyp2p.limits import CHUNK_SIZE, MAX_NAME_BYTES, MAX_PATH_BYTES
+from tinyp2p.limits import CHUNK_SIZE, HASH_SIZE, MAX_NAME_BYTES, MAX_PATH_BYTES
 from tinyp2p.model import Cid
 from tinyp2p.net.answer import Answer, check
 from tinyp2p.net.client import Connection
@@ -102,23 +104,26 @@ def gossip_answer(data: bytes) -> None:
         assert reply is None or wire.decode(wire.encode(reply), wire.Gossip) == reply
 
 
-def notice(data: bytes) -> None:
-    """Signed by the group's key, as a keyholder who plays foul would."""
-    members = ME.members()
-    news = members.learn((), (), [SignedRecord(data, GROUP.key.sign(wire.NOTICE_DOMAIN + data))]) if GROUP.key else None
-    assert news is not None and len(news.notices) + news.rejected <= 1
-
-
-def renewal(data: bytes) -> None:
-    with contextlib.suppress(RemoteError):
-        assert GROUP.key is not None
-        check_renewal(GROUP, wire.SignedRenewal(data, GROUP.key.sign(wire.RENEWAL_DOMAIN + data)))
-
-
 def join_request(data: bytes) -> None:
     with contextlib.suppress(RemoteError):
         request = wire.decode(data, wire.JoinRequest)
         check_request(GROUP.public, request.certificate, request.key, request.proof, request.signature)
+
+
+def notice(data: bytes) -> None:
+    """Signed with the group's key, as a keyholder who plays foul would."""
+    assert GROUP.key is not None
+    signed = SignedRecord(data, GROUP.key.sign(wire.NOTICE_DOMAIN + data))
+    notices = Notices(GROUP.public, GROUP.id, GROUP.secret)
+    with contextlib.suppress(RemoteError):
+        assert len(notices.learn([signed, signed])) <= 1
+    assert len(notices.digest) in (0, 32) and len(notices.secret) == HASH_SIZE
+
+
+def renewal(data: bytes) -> None:
+    assert GROUP.key is not None
+    with contextlib.suppress(RemoteError):
+        check_renewal(GROUP, SignedRenewal(data, GROUP.key.sign(RENEWAL_DOMAIN + data)))
 
 
 # --- catalogs and content -------------------------------------------------------------------------------------------------
@@ -179,6 +184,15 @@ def invite(data: bytes) -> None:
         wire.split_address(text)
     with contextlib.suppress(RemoteError):
         wire.known_member(text)
+
+
+def code(data: bytes) -> None:
+    """What is typed as a code, and what the other side of one says: its message, then what it sealed."""
+    with contextlib.suppress(UsageError):
+        read_code(data.decode("utf-8", "replace"))
+    joiner = Exchange("47-otter-lemon", True, bytes)
+    with contextlib.suppress(RemoteError):
+        joiner.keys(data[:MESSAGE_SIZE]).open(data[MESSAGE_SIZE:])
 
 
 # --- names, patterns, what lies on this disk --------------------------------------------------------------------------------
@@ -399,6 +413,7 @@ TARGETS: dict[str, Target] = {
     "bucket": bucket,
     "buckets": buckets,
     "certificate": certificate,
+    "code": code,
     "changes": decoding(wire.decode_changes),
     "gossip": gossip,
     "gossip_answer": gossip_answer,
@@ -420,9 +435,10 @@ TARGETS: dict[str, Target] = {
     "pattern": pattern,
     "problem": problem,
     "promotion": message(wire.Promotion),
-    "renewal": renewal,
     "recheck": message(wire.Recheck),
     "rechecked": message(wire.Rechecked),
+    "renewal": renewal,
+    "renewed": message(wire.Renewed),
     "request": request,
     "share_record": share_record,
 }

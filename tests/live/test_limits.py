@@ -270,6 +270,7 @@ class Endless:
             while not scope[server_module.TRANSPORT].is_closing():
                 await send({"type": "http.response.body", "body": bytes(CHUNK_SIZE), "more_body": True})
                 self.sent += 1
+                await asyncio.sleep(0)  # as reading the next piece would
             while (await receive())["type"] != "http.disconnect":
                 pass
         finally:

@@ -12,7 +12,7 @@ from ..errors import Malformed
 from ..limits import MAX_RENEWAL_BYTES
 from ..model import MEMBER_ROLES, MemberId, Peer
 from .group import Group, Subject, check_certificate
-from .identity import is_signed, public_bytes
+from .identity import UNREADABLE, is_signed, public_bytes
 from .wire import RENEWAL_DOMAIN, Renewal, SignedRenewal, decode, encode
 
 
@@ -36,7 +36,7 @@ def check_renewal(old: Group, signed: SignedRenewal) -> tuple[Renewal, Group, di
     try:
         new = Group(old.name, renewal.certificate, renewal.secret)
         public = new.public
-    except ValueError as error:
+    except UNREADABLE as error:
         raise Malformed("The group's certificate is damaged.") from error
     taken = {}
     for der in renewal.members:
