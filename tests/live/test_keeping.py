@@ -267,3 +267,21 @@ def test_invites_are_listed_withdrawn_and_counted_among_all_keyholders(peers: Pe
     until(lambda: member(emil, "finn"), what="emil knows of finn")
     again = peers.home("gerd").run("join", "-", stdin=single.strip())
     assert again.code == 6 and "used up" in again.out
+
+
+def test_an_invite_used_too_often_puts_out_who_came_by_it(peers: Peers, tmp_path: Path) -> None:
+    """Two keyholders who do not see each other honour the same invite for one; when they meet, nobody who came by it stays."""
+    anna, ben = running(peers, tmp_path, "anna", "ben")
+    assert anna.run("promote", "ben").code == 0
+    until(lambda: (member(anna, "ben") or {}).get("role") == "keyholder" and (member(anna, "ben") or {}).get("online"))
+    doors = {home.name: [event for event in home.running[-1].events if event["event"] == "ready"][-1]["address"] for home in (anna, ben)}
+    invite = anna.invite()
+    ben.running[-1].stop()
+    peers.home("carl").join(invite)
+    anna.running[-1].stop()
+    ben.share(listen=doors["ben"])
+    peers.home("dora").join(invite)
+    anna.share(listen=doors["anna"])
+    for home in (anna, ben):
+        until(lambda home=home: not member(home, "carl") and not member(home, "dora") and (member(home, "ben") or {}).get("online"))
+    assert peers.home("carl").run("get", "anna.txt", "-o", tmp_path / "out").code in (3, 4, 5) and not (tmp_path / "out/anna.txt").exists()
