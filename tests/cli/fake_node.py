@@ -37,7 +37,7 @@ def password_group(home: Any, name: str, password: str, peers: list[str]) -> Any
     return made(home, name)
 
 
-def join_invite(home: Any, text: str, name: str | None, group: str | None = None) -> Any:
+def join_invite(home: Any, text: str, name: str | None, group: str | None, _wait_s: float, _on_wait: Any) -> Any:
     log("join_invite", text, name, group)
     return made(home, "photos")
 

@@ -215,19 +215,25 @@ def test_joining_by_a_member_who_holds_no_key(peers: Peers, tmp_path: Path) -> N
     write(tmp_path / "B/song.mp3", 100)
     anna, ben = peers.group("anna", tmp_path / "A", "ben")
     ben.share(tmp_path / "B")
-    invite = with_addresses(anna.invite(), address_of(ben))
+    invite = with_addresses(anna.invite(uses=2), address_of(ben))
     where = address_of(anna)
     anna.running[-1].stop()
-    code, said = join(peers.home("carl"), invite)
-    assert code == 4 and said.startswith("Nobody who can let people in is online.") and "The invite stays good" in said
+    impatient = peers.home("carl").run("join", "-", "--wait", "0s", stdin=invite)
+    assert impatient.code == 4
+    said = f"{impatient.one('error')['message']} {impatient.one('error')['hint']}"
+    assert said.startswith("Nobody who can let people in is online just now.") and "The invite stays good" in said
+    (tmp_path / "invite").write_text(invite)
+    waiting = peers.home("dora").start("join", "--invite-file", tmp_path / "invite")
+    assert waiting.event("waiting")["message"] == impatient.one("error")["message"]
     anna.share(listen=where)
+    assert waiting.wait() == 0 and waiting.event("joined")["name"], "it completes once the keyholder is back"
     until(lambda: members(ben)["anna"]["online"])
     assert join(peers.home("carl"), invite) == (0, "")
     assert sorted(entry["path"] for entry in peers.home("carl").find("*.*")) == ["note.txt", "song.mp3"]
-    code, said = join(peers.home("dora"), invite)
+    code, said = join(peers.home("emil"), invite)
     assert code == 6 and said.startswith("This invite is used up."), "also by the way of ben"
     nobody = with_addresses(anna.invite(), "127.0.0.1:9")
-    code, said = join(peers.home("dora"), nobody)
+    code, said = join(peers.home("emil"), nobody)
     assert code == 4 and said.startswith("Nobody answers at 127.0.0.1:9.")
 
 

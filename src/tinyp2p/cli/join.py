@@ -12,7 +12,7 @@ from ..disk.home import GroupHome, Home
 from ..errors import TinyP2PError, UsageError
 from .ask import ask, read_password, read_text_file
 from .link import events
-from .options import AddressList, Settings, command, flat, option
+from .options import AddressList, Duration, Settings, command, flat, option
 from .people import row
 from .show import Event, event_line, say, table
 
@@ -28,6 +28,7 @@ from .show import Event, event_line, say, table
 @option("--password-file", metavar="F", help="Read the password of the group --group NAME from this file.")
 @option("--peer", "peers", metavar="HOST:PORT", type=AddressList(), multiple=True, help="Where to ask, with a code or a password.")
 @option("--name", metavar="NAME", help="What this computer is to be called in the group.")
+@option("--wait", metavar="TIME", type=Duration(), default="1h", help="How long to wait for a keyholder that is away: 30s, 10m (1h).")
 def join(
     settings: Settings,
     source: tuple[str, ...],
@@ -35,6 +36,7 @@ def join(
     password_file: str | None,
     peers: tuple[tuple[str, ...], ...],
     name: str | None,
+    wait: int,
 ) -> int:
     """Enter a group with an invite, a code or a password.
 
@@ -49,13 +51,21 @@ def join(
             raise UsageError("Give an invite or a password, not both.")
         group = _join_password(settings, password_file, addresses, name)
     else:
-        group = enter(settings.all_groups, _read_invite(settings, bool(source), invite_file), addresses, name, settings.group)
+        group = enter(settings.all_groups, _read_invite(settings, bool(source), invite_file), addresses, name, settings, wait)
     _welcome(settings, group)
     return 0
 
 
-def enter(home: Home, text: str, peers: list[str], member_name: str | None, name: str | None = None) -> GroupHome:
+def enter(home: Home, text: str, peers: list[str], member_name: str | None, settings: Settings, wait_s: float = 0.0) -> GroupHome:
     """Be let in by an invite, or by a code, which is asked for one in this network or at the peers."""
+
+    def waits(message: str) -> None:
+        hint = "Waiting; you are in as soon as one of them is back. Ctrl-C ends it, and the invite stays good."
+        if settings.json:
+            event_line({"event": "waiting", "message": message, "hint": hint})
+        else:
+            say(f"{printable(message)} {hint}")
+
     from ..core.pairing import read_code
     from ..node.found import join_invite
 
@@ -64,7 +74,7 @@ def enter(home: Home, text: str, peers: list[str], member_name: str | None, name
         from ..node.pairing import invite_for
 
         text = invite_for(code, peers)
-    return join_invite(home, text, member_name, name)
+    return join_invite(home, text, member_name, settings.group, wait_s, waits)
 
 
 def _join_password(settings: Settings, password_file: str | None, peers: list[str], name: str | None) -> GroupHome:

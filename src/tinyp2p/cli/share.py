@@ -21,6 +21,7 @@ from .options import Address, AddressList, CommaList, Rate, Settings, command, f
 from .show import Event, audience, count, event_line, files_and_size, names, result, say, size
 
 QUESTION = "No group here yet. Invite or code (Enter starts a new group): "
+WAIT_S = 3600.0  # for a keyholder that is away
 FOLDER_EXAMPLE = "For example: tinyp2p share ~/Photos"
 
 
@@ -131,7 +132,7 @@ def _begin(settings: Settings, folders: list[str], beginning: Beginning) -> tupl
         invite = _ask_for_invite(settings, beginning)
 
     if invite:
-        return enter(home, invite, beginning.peers, beginning.member_name), False
+        return enter(home, invite, beginning.peers, beginning.member_name, settings, WAIT_S), False
     from ..node.found import new_group, password_group
 
     if group is not None and password is not None:

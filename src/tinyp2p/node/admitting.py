@@ -92,4 +92,4 @@ class Admitting:
                 raise
             except TinyP2PError as error:
                 log.info("join not passed on keyholder=%s error=%s", member, error)
-        raise AnswerError(503, "no_keyholder", "Nobody who can let people in is online. Try again later.")
+        raise AnswerError(503, "no_keyholder", "Nobody who can let people in is online just now.")

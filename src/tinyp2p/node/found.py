@@ -7,7 +7,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from ..core import wire
@@ -25,6 +25,8 @@ from ..limits import JOIN_TIMEOUT_S
 from ..model import MEMBER_ROLES, MemberId
 from ..net.client import Connection, connect
 from ..net.tls import Credentials, client_context
+
+RETRY_S = 2.0
 
 
 def default_name() -> str:
@@ -62,8 +64,19 @@ def join_password(home: Home, name: str, password: str, peers: list[str], member
     return _found(home, group, "password", peers, member_name)
 
 
-def join_invite(home: Home, text: str, member_name: str | None, name: str | None = None) -> GroupHome:
-    """Be let in by an invite; raises UsageError, Unreachable or Refused with the sentence for the user."""
+class NoKeyholder(Unreachable):
+    """Members answer, but nobody of them can let people in just now."""
+
+
+def join_invite(
+    home: Home,
+    text: str,
+    member_name: str | None,
+    name: str | None = None,
+    wait_s: float = 0.0,
+    on_wait: Callable[[str], None] = lambda message: None,
+) -> GroupHome:
+    """Be let in by an invite, waiting for a keyholder that is away; raises UsageError, Unreachable or Refused with the sentence for the user."""
     invite = Invite.decode(text)
     name = name or safe_name(invite.group_name, "group")
     for known in map(home.group, home.group_names()):
@@ -73,7 +86,7 @@ def join_invite(home: Home, text: str, member_name: str | None, name: str | None
     if invite.expires < time.time():
         raise Refused("This invite has run out.", f"Ask its sender for another. {clock_hint(time.time())}")
     key = SigningKey(os.urandom(32))
-    answer = asyncio.run(_ask_to_join(home, invite, key, member_name or default_name()))
+    answer = _ask_until(home, invite, key, member_name or default_name(), wait_s, on_wait)
     key_of_group = SigningKey(answer.seed) if answer.seed and invite.role == "keyholder" else None
     group = Group(name, invite.group_certificate, answer.secret, key_of_group)
     if key_of_group is not None and key_of_group.public != group.public:
@@ -82,6 +95,20 @@ def join_invite(home: Home, text: str, member_name: str | None, name: str | None
     if peer.member != key.id:
         raise Malformed("A certificate came that is for somebody else.")
     return _write(home, group, "invite", key, answer.certificate, list(invite.addresses), member_name, answer.records)
+
+
+def _ask_until(home: Home, invite: Invite, key: SigningKey, name: str, wait_s: float, on_wait: Callable[[str], None]) -> JoinAnswer:
+    began_s, told = time.monotonic(), False
+    while True:
+        try:
+            return asyncio.run(_ask_to_join(home, invite, key, name))
+        except NoKeyholder as error:
+            if time.monotonic() - began_s >= wait_s:
+                raise
+            if not told:
+                on_wait(error.message)
+                told = True
+            time.sleep(RETRY_S)
 
 
 def _must_be_new(home: Home, name: str) -> None:
@@ -186,7 +213,8 @@ def _why_not_in(invite: Invite, errors: list[TinyP2PError]) -> TinyP2PError:
             message, _, hint = answer.message.partition(". ")
             return Refused(message.rstrip(".") + ".", f"{hint} {clock_hint(time.time())}" if answer.reason == "expired" else hint)
     if answers:
-        return Unreachable(answers[0].message, "The invite stays good; try again later.")
+        kind = NoKeyholder if answers[0].reason == "no_keyholder" else Unreachable
+        return kind(answers[0].message, "The invite stays good; try again later.")
     if any(isinstance(error, Unreachable) and error.refused_name for error in errors):
         return Unreachable("The group has changed its secret since this invite was made.", "Ask its sender for another invite.")
     where = ", ".join(invite.addresses) or "any address"
