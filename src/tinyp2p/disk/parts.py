@@ -162,6 +162,10 @@ class Part:
     def is_open(self) -> bool:
         return self._handle >= 0
 
+    @property
+    def held_bytes(self) -> int:
+        return min(self.have.count * CHUNK_SIZE, self.size_bytes)
+
     def close(self) -> None:
         """Make durable what has arrived, then the state that says so; what cannot be saved costs a recheck, no more."""
         if self._handle < 0:

@@ -16,7 +16,7 @@ from ..disk.part_files import stored_bytes
 from ..disk.parts import Part
 from ..disk.target import PARTS_FOLDER, Target
 from ..errors import DiskFull, LocalError, TinyP2PError
-from ..limits import CHUNK_SIZE, CONFIRM_BYTES, CONFIRM_FILES, FILES_AT_ONCE, FREE_SPACE_KEPT
+from ..limits import CONFIRM_BYTES, CONFIRM_FILES, FILES_AT_ONCE, FREE_SPACE_KEPT
 from ..model import Cid, MemberId
 from .download import Offline
 from .plan import Item, Plan, look_at
@@ -71,11 +71,12 @@ class GetJob:
         self.counts: dict[str, int] = defaultdict(int)
         self.bytes_from: dict[MemberId, int] = defaultdict(int)
         self.received_from: dict[MemberId, int] = defaultdict(int)
-        self.done_bytes = 0
+        self.finished_bytes = 0
         self.total_bytes = 0
         self.total_files = 0
         self.began_s = time.monotonic()
         self._speed: list[tuple[float, int]] = []
+        self._parts: set[Part] = set()
         self._full: DiskFull | None = None
 
     # --- before -----------------------------------------------------------------------------------------------------
@@ -190,12 +191,14 @@ class GetJob:
 
     async def _fetch(self, item: Item, cid: Cid, part: Part) -> dict[MemberId, int]:
         """Fetch and place one file; the bytes that counted by source."""
-        self.done_bytes += min(part.have.count * CHUNK_SIZE, item.entry.size)
+        self._parts.add(part)
         try:
             bytes_from = await self.swarm.fetch(cid, part, item.holders, self.rate, self._arrived, self.request.wait_s)
             note = await asyncio.to_thread(self._place, item, cid, part)
             await self.notes.index.in_turn(self.notes.keep_placed, [(self.target.full_path(item.path), note)])
+            self.finished_bytes += part.size_bytes
         finally:
+            self._parts.discard(part)
             if part.is_open:
                 await asyncio.to_thread(part.close)
         for member, size in bytes_from.items():
@@ -208,7 +211,6 @@ class GetJob:
 
     def _arrived(self, member: MemberId, size: int) -> None:
         self.received_from[member] += size
-        self.done_bytes += size
 
     def _place(self, item: Item, cid: Cid, part: Part) -> Placed:
         """Give the finished file its name; one that is taken meanwhile is never overwritten. Blocks."""
@@ -244,10 +246,11 @@ class GetJob:
         self._speed = [*self._speed[-24:], (now, self.received_bytes)]
         since, before = self._speed[0]
         rate = (self.received_bytes - before) / (now - since) if now > since else 0.0
-        left = max(0, self.total_bytes - self.done_bytes)
+        done = self.finished_bytes + sum(part.held_bytes for part in self._parts)
+        left = max(0, self.total_bytes - done)
         return {
             "event": "progress",
-            "bytes": min(self.done_bytes, self.total_bytes),
+            "bytes": min(done, self.total_bytes),
             "total": self.total_bytes,
             "files": self.counts["done"],
             "files_total": self.total_files,

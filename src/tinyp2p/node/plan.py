@@ -96,11 +96,12 @@ def choose_name(item: Item, taken: set[str], target: Target, notes: Notes, updat
 def look_at(item: Item, name: str, target: Target, notes: Notes) -> Look:
     """What lies under a name: nothing, this content, what a get put there from this very place or from another, or what is the user's by now."""
     try:
-        found, placed = target.stat(name), notes.placed(target.full_path(name))
+        found = target.stat(name)
     except LocalError:
         return "other"  # something that is no folder stands in its way
     if found is None:
         return "free"
+    placed = notes.placed(target.full_path(name))
     unedited = placed is not None and (placed.size, placed.mtime_ns, placed.inode) == (found.st_size, found.st_mtime_ns, found.st_ino)
     if item.cid is not None and found.st_size == item.entry.size:
         with suppress(LocalError):  # no file, or one that is written to just now
