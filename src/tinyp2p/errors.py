@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import ClassVar
 
 
 class TinyP2PError(Exception):
     """Carries a sentence, a hint (what to do next), a stable `code` and the exit code of the CLI."""
 
-    code: ClassVar[str] = "error"
-    exit_code: ClassVar[int] = 1
+    code: str = "error"
+    exit_code: int = 1
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", code: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.code = code or self.code
 
 
 class LocalError(TinyP2PError):
@@ -57,6 +57,11 @@ class HomeBusy(LocalError):
 class NotAllHere(LocalError):
     code = "not_all_here"
     exit_code = 5
+
+
+class Interrupted(LocalError):
+    code = "interrupted"
+    exit_code = 130
 
 
 class DiskFull(LocalError):

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from conftest import make_group
 from fake_member import EVIL, PROGRAM, Terminal
 
@@ -60,17 +59,16 @@ def test_find_names_stale_and_incomplete_lists(member, tinyp2p):
     )
 
 
-@pytest.mark.parametrize(
-    ("hint", "sentence"),
-    [
-        ("", 'Nothing matches "nope" in 12,403 entries of 1 member.'),
-        ("Photos is being read for the first time.", "Photos is being read for the first time."),
-    ],
-)
-def test_no_match_is_exit_3(member, tinyp2p, hint, sentence):
-    member({"find": [{**NOTHING, "hint": hint}]})
+def test_no_match_is_exit_3_with_the_cause_that_the_member_names(member, tinyp2p):
+    sentence = 'Nothing matches "nope" in 12,403 entries of 1 member.'
+    member({"find": [{**NOTHING, "hint": sentence}]})
     ran = tinyp2p("find", "nope")
     assert (ran.code, ran.out, ran.err) == (3, "", f"tinyp2p: {sentence}\n")
+
+
+def test_no_match_names_lists_that_are_not_whole(member, tinyp2p):
+    member({"find": [{**NOTHING, "hint": "Nothing.", "incomplete": ["carl"]}]})
+    assert tinyp2p("find", "nope").err == "tinyp2p: Nothing.\n  Not yet whole here: the list of carl.\n"
 
 
 def test_find_as_json(member, tinyp2p):
@@ -200,7 +198,7 @@ def test_a_running_member_is_asked_without_loading_a_node(member, home):
     code = "import sys\nfrom tinyp2p.cli.main import run\nassert run(['find','x']) == 0\nprint(*sorted(sys.modules), file=sys.stderr)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(ran.stderr.split())
-    assert not loaded & {"asyncio", "cryptography", "rich", "uvloop", "starlette", "ssl", "http.client", "sqlite3", "tinyp2p.node.run"}
+    assert not loaded & {"asyncio", "cryptography", "rich", "uvloop", "starlette", "sqlite3", "tinyp2p.node.run"}
 
 
 def test_module_and_stale_socket(group: Path, home: Path):

@@ -88,7 +88,7 @@ def test_much_is_refused_where_nobody_can_be_asked(member, tinyp2p):
 
 
 def test_dry_run_only_tells(member, tinyp2p):
-    member({"get": [BIG, {**FILE, "status": "exists"}]})
+    member({"get": [BIG, {"event": "entry", "place": "a:P/x", "size": 9}]})
     ran = tinyp2p("get", "x", "--dry-run")
     assert (ran.code, ran.err) == (0, "") and ran.out.splitlines()[0].startswith("3 files, 1.1 GB to fetch into /d")
     assert ran.out.splitlines()[1] == "  9 bytes  a:P/x"

@@ -11,14 +11,13 @@ import pytest
 from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
+from tests import model_catalog
+from tests.model_catalog import Catalog, blocks
 
 from tinyp2p.core import catalog as under_test
 from tinyp2p.core import wire
 from tinyp2p.core.catalog import (
     EMPTY_ROOT,
-    Catalog,
-    bits_for,
-    blocks,
     bucket_hash,
     bucket_of,
     check_bucket,
@@ -28,7 +27,7 @@ from tinyp2p.core.catalog import (
     slots_of,
     too_many,
 )
-from tinyp2p.core.wire import decode_bucket, encode_bucket
+from tinyp2p.core.wire import bits_for, decode_bucket, encode_bucket
 from tinyp2p.errors import Malformed, WrongBytes
 from tinyp2p.limits import CHANGES_ALWAYS, HASH_SIZE, MAX_BUCKET_BITS, VERSION_BLOCK
 from tinyp2p.model import Cid, Entry
@@ -116,7 +115,8 @@ def small() -> Iterator[None]:
     """Limits so small that every branch is met with a handful of paths."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SMALL.items():
-            patch.setattr(wire if name == "ENTRIES_PER_BUCKET" else under_test, name, value)
+            (user,) = (module for module in (wire, under_test, model_catalog) if hasattr(module, name))
+            patch.setattr(user, name, value)
         yield
 
 

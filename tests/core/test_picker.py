@@ -50,6 +50,14 @@ def measured(picker: Picker, source: str, chunk_s: float, now_s: float, chunks: 
     return now_s
 
 
+def left(picker: Picker) -> int:
+    return picker._length - picker._have.count
+
+
+def rate(picker: Picker, source: str) -> float:
+    return picker._sources[source].rate if source in picker._sources else 0.0
+
+
 # --- the slow picker that judges ---------------------------------------------------------------------------------------
 
 
@@ -60,12 +68,11 @@ class Judge:
         self.length, self.have = length, set(have)
         self.picker = picker_of(length, have, seed)
         self.sources: dict[str, set[int]] = {}
-        self.banned: dict[str, set[int]] = {}
         self.asked: dict[str, dict[int, Request]] = {}
         self.past: list[Request] = []
 
     def has(self, source: str) -> set[int]:
-        return self.sources[source] - self.banned.get(source, set())
+        return self.sources[source]
 
     def flying(self) -> Counter[int]:
         return Counter(index for chunks in self.asked.values() for index in chunks)
@@ -91,8 +98,8 @@ class Judge:
         free, flying = self.free(source), self.flying()
         if request is None:
             # Left to somebody faster, who has what this one would have got; or its speed is unknown and it has something to begin with.
-            faster = any(other != source and self.picker.rate(other) > 0 and self.has(other) & free for other in self.sources)
-            assert not free or faster or (self.picker.rate(source) == 0 and self.asked[source])
+            faster = any(other != source and rate(self.picker, other) > 0 and self.has(other) & free for other in self.sources)
+            assert not free or faster or (rate(self.picker, source) == 0 and self.asked[source])
             return None
         assert request.source == source and 1 <= request.count <= REQUEST_CHUNKS
         if free:
@@ -110,17 +117,12 @@ class Judge:
         """While a chunk can be had, somebody is asked for it, or will be when the first chunk shows how fast he is."""
         while any(self.ask(source, now_s) for source in sorted(self.sources)):
             pass
-        waiting = any(self.asked[source] and self.picker.rate(source) == 0 for source in self.sources)
+        waiting = any(self.asked[source] and rate(self.picker, source) == 0 for source in self.sources)
         assert waiting or not any(self.free(source) for source in self.sources)
 
     def arrive(self, source: str, index: int, now_s: float) -> None:
         assert self.picker.chunk_arrived(source, index, now_s) is (index not in self.have)
         self.have.add(index)
-        self.asked.get(source, {}).pop(index, None)
-
-    def wrong(self, source: str, index: int) -> None:
-        self.picker.chunk_wrong(source, index)
-        self.banned.setdefault(source, set()).add(index)
         self.asked.get(source, {}).pop(index, None)
 
     def end(self, request: Request) -> None:
@@ -175,11 +177,6 @@ class Judged(RuleBasedStateMachine):
         if index < self.judge.length:
             self.judge.arrive(source, index, self.now_s)
 
-    @rule(source=NAMES, index=st.integers(0, 19))
-    def err(self, source: str, index: int) -> None:
-        if index < self.judge.length:
-            self.judge.wrong(source, index)
-
     @rule(source=NAMES, first=st.integers(0, 19), count=st.integers(1, 4))
     def fail(self, source: str, first: int, count: int) -> None:
         past = self.judge.past[-12:]
@@ -188,7 +185,7 @@ class Judged(RuleBasedStateMachine):
     @invariant()
     def counts_agree(self) -> None:
         if judge := getattr(self, "judge", None):
-            assert judge.picker.remaining == judge.length - len(judge.have)
+            assert left(judge.picker) == judge.length - len(judge.have)
             assert judge.picker.complete is (len(judge.have) == judge.length)
             free = set(range(judge.length)) - judge.have - set(judge.flying())
             assert judge.picker._wanted.bit_count() == judge.picker._wanted_count == len(free)
@@ -220,7 +217,7 @@ LOOK_S = 0.1
 
 
 class Peer:
-    """Sends what it is asked, in order and at its own pace, until `dies_s`; `wrong` of its chunks fail the check."""
+    """Sends what it is asked, in order and at its own pace, until `dies_s`; `wrong` of its chunks fail the check, the first of which is its last."""
 
     def __init__(self, chunk_s: float, chunks: set[int] | None = None, dies_s: float = 1e9, wrong: float = 0.0) -> None:
         self.chunk_s, self.chunks, self.dies_s, self.wrong = chunk_s, chunks, dies_s, wrong
@@ -255,10 +252,11 @@ def swarm(length: int, peers: dict[str, Peer], seed: int = 1, in_flight: int = 4
         peer.next_s = now_s + peer.chunk_s
         sent[name] += 1
         if rng.random() < peer.wrong:
-            judge.wrong(name, index)
-        else:
-            wasted += index in judge.have
-            judge.arrive(name, index, now_s)
+            judge.leave(name)  # who sent wrong bytes brings no more of this file
+            peer.queue.clear()
+            continue
+        wasted += index in judge.have
+        judge.arrive(name, index, now_s)
         if not any(other == request for other, _ in peer.queue):
             judge.end(request)
     # What is still being sent when all is here went over the network for nothing too.
@@ -331,7 +329,7 @@ def test_a_request_takes_a_second_at_most(chunk_s: float, count: int) -> None:
     picker = picker_of(1_000)
     picker.source_joined("anna", None)
     now_s = measured(picker, "anna", chunk_s, 0.0)
-    assert picker.rate("anna") == pytest.approx(CHUNK_SIZE / chunk_s)
+    assert rate(picker, "anna") == pytest.approx(CHUNK_SIZE / chunk_s)
     assert asked(picker, "anna", now_s).count == count
 
 
@@ -344,7 +342,7 @@ def test_several_requests_share_the_rate_and_the_end_comes_in_small_runs() -> No
     picker.source_joined("carl", None)
     now_s = measured(picker, "ben", 0.01, now_s, 4)
     counts = []
-    while (request := picker.next_request("ben", now_s)) and picker.remaining:
+    while (request := picker.next_request("ben", now_s)) and left(picker):
         counts.append(request.count)
         now_s += 0.01
         send_all(picker, request, now_s)
@@ -427,27 +425,13 @@ def test_what_failed_or_left_is_wanted_again() -> None:
     assert asked(picker, "ben").first == 1
 
 
-def test_a_wrong_chunk_is_never_asked_of_that_source_again() -> None:
-    picker = picker_of(2)
-    picker.source_joined("anna", None)
-    request = asked(picker, "anna")
-    picker.chunk_wrong("anna", 0)
-    picker.request_ended(request)
-    assert asked(picker, "anna") == Request("anna", 1, 1)
-    picker.source_left("anna")
-    picker.source_joined("anna", None)
-    assert [asked(picker, "anna"), picker.next_request("anna", 0.0)] == [Request("anna", 1, 1), None]
-    picker.source_joined("ben", None)
-    assert asked(picker, "ben") == Request("ben", 0, 1)
-
-
 def test_a_chunk_is_asked_twice_only_of_a_clearly_faster_source() -> None:
     picker = picker_of(10)
     picker.source_joined("slow", None)
     late = asked(picker, "slow", 0.0)
     picker.source_joined("fast", None)
     now_s = 0.0
-    while picker.remaining > 1:
+    while left(picker) > 1:
         now_s = measured(picker, "fast", 0.01, now_s, 1)
     assert picker.next_request("fast", now_s) is None  # the other may be about to answer
     duplicate = asked(picker, "fast", 1.0)
@@ -476,7 +460,7 @@ def test_the_last_chunks_are_left_to_the_fast_source_until_it_pauses() -> None:
     slow_s = measured(picker, "slow", 5.0, 0.0, 2)
     picker.source_joined("fast", None)
     now_s = measured(picker, "fast", 0.01, slow_s, 3)
-    assert picker.remaining > 1
+    assert left(picker) > 1
     assert picker.next_request("slow", now_s) is None
     assert asked(picker, "slow", now_s + 2.0)
 
@@ -496,9 +480,7 @@ def test_strangers_and_stray_chunks_do_no_harm() -> None:
     picker = picker_of(3)
     picker.source_left("nobody")
     picker.request_ended(Request("nobody", 0, 3))
-    picker.chunk_wrong("nobody", 1)
-    picker.chunk_wrong("nobody", 3)
-    assert picker.next_request("nobody", 0.0) is None and picker.rate("nobody") == 0.0
+    assert picker.next_request("nobody", 0.0) is None and rate(picker, "nobody") == 0.0
     assert [picker.chunk_arrived("nobody", index, 0.0) for index in (-1, 3, 1, 1)] == [False, False, True, False]
     picker.source_joined("nobody", None)
     assert [asked(picker, "nobody").first, asked(picker, "nobody").first] == [0, 2]
@@ -511,7 +493,7 @@ def test_the_bitmap_given_is_copied() -> None:
     have.update([0, 1])
     assert asked(picker, "anna").first == 0
     picker.chunk_arrived("anna", 0, 1.0)
-    assert picker.remaining == 1 and have.count == 2
+    assert left(picker) == 1 and have.count == 2
 
 
 def test_an_empty_file_is_complete() -> None:

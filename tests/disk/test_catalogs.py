@@ -10,9 +10,10 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.model_catalog import Catalog
 
-from tinyp2p.core.catalog import Catalog, bits_for, bucket_of, root_of, slot_of
-from tinyp2p.core.wire import SignedRecord, decode_bucket, encode_bucket
+from tinyp2p.core.catalog import bucket_of, root_of, slot_of
+from tinyp2p.core.wire import SignedRecord, bits_for, decode_bucket, encode_bucket
 from tinyp2p.disk import catalogs as catalogs_module
 from tinyp2p.disk.catalogs import Catalogs, CatalogState, Goal
 from tinyp2p.disk.index import Index

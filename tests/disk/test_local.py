@@ -10,8 +10,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.model_catalog import Catalog
 
-from tinyp2p.core.catalog import Catalog, root_of
+from tinyp2p.core.catalog import root_of
 from tinyp2p.core.chunks import Manifest
 from tinyp2p.core.wire import SignedRecord
 from tinyp2p.disk import local as local_module

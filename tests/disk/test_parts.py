@@ -19,7 +19,7 @@ import pytest
 
 from tinyp2p.core.chunks import Bitmap, Manifest, chunk_hash
 from tinyp2p.disk import parts
-from tinyp2p.disk.part_files import PartBusy, PartFile, list_parts
+from tinyp2p.disk.part_files import PartBusy, stored_bytes
 from tinyp2p.disk.parts import Part
 from tinyp2p.disk.target import PARTS_FOLDER, Target
 from tinyp2p.errors import DiskFull, LocalError
@@ -40,7 +40,6 @@ chunks = [data[start : start + MIB] for start in range(0, len(data), MIB)]
 key = "a" * 52
 def put(part, index):
     part.write(index, chunks[index])
-    part.arrived(index)
 target = Target.open(sys.argv[1])
 """
 
@@ -60,7 +59,10 @@ def folder(tmp_path: Path) -> Path:
 def put(part: Part, *indices: int) -> None:
     for index in indices:
         part.write(index, CHUNKS[index])
-        part.arrived(index)
+
+
+def read(part: Part, index: int) -> bytes | None:
+    return part.read_range(index * CHUNK_SIZE, len(CHUNKS[index]))
 
 
 def held(part: Part) -> set[int]:
@@ -92,11 +94,9 @@ def test_a_file_arrives_and_is_placed(target: Target, folder: Path) -> None:
     part = Part.open(target, KEY, len(DATA))
     assert not part.resumed_dirty and held(part) == set() and part.size_bytes == len(DATA)
     for index in (5, 0, 3, 1, 4, 2):
-        assert part.read(index) is None
+        assert read(part, index) is None
         put(part, index)
-        assert part.read(index) == CHUNKS[index]
-    assert part.arrived(3) is False
-    part.commit()
+        assert read(part, index) == CHUNKS[index]
     assert (folder.stat().st_mode & 0o777, (folder / f"{KEY}.part").stat().st_mode & 0o777) == (0o700, 0o600)
     part.finish("a/f.bin", 0o4750, 1_111_111_111_222_222_222)
     file = folder.parent / "a/f.bin"
@@ -104,7 +104,7 @@ def test_a_file_arrives_and_is_placed(target: Target, folder: Path) -> None:
     assert target.hash_existing("a/f.bin") == MANIFEST.cid
     assert os.listdir(folder.parent) == ["a"]
     part.close()
-    assert part.read(0) is None
+    assert read(part, 0) is None
     with pytest.raises(LocalError):
         part.write(0, CHUNKS[0])
 
@@ -114,7 +114,6 @@ def test_a_clean_end_is_trusted(target: Target) -> None:
     part = Part.open(target, KEY, len(DATA))
     assert held(part) == {0, 5} and not part.resumed_dirty
     put(part, 1)
-    part.commit()
     part.close()
     leave(target)
     part = Part.open(target, KEY, len(DATA))
@@ -127,7 +126,6 @@ def test_nothing_to_remember_leaves_nothing(target: Target, folder: Path) -> Non
     assert not folder.exists()
     part = Part.open(target, KEY, 3)
     part.write(0, b"abc")
-    part.arrived(0)
     assert os.listdir(folder) == [f"{KEY}.part"]
     part.finish("small", 0o644, 0)
     part = Part.open(target, KEY, 0)
@@ -144,7 +142,7 @@ def test_finish_elsewhere_when_the_name_is_taken(target: Target, folder: Path) -
     put(part, 3, 4, 5)
     with pytest.raises(FileExistsError):
         part.finish("f", 0o400, 0)
-    assert part.read(2) == CHUNKS[2]
+    assert read(part, 2) == CHUNKS[2]
     part.finish("f (laptop)", 0o644, 0)
     assert (folder.parent / "f").read_bytes() == b"mine" and (folder.parent / "f (laptop)").read_bytes() == DATA
 
@@ -174,7 +172,6 @@ def test_ranges(target: Target) -> None:
     assert part.read_range(5 * CHUNK_SIZE, 77) == DATA[5 * CHUNK_SIZE :]
     for start, length in ((0, 1), (CHUNK_SIZE - 1, 2), (3 * CHUNK_SIZE - 1, 2), (5 * CHUNK_SIZE, 78), (-1, 1), (CHUNK_SIZE, 0)):
         assert part.read_range(start, length) is None
-    assert part.read(-1) is None and part.read(6) is None
     part.discard()
 
 
@@ -192,14 +189,13 @@ def test_arguments_that_cannot_be(target: Target, folder: Path) -> None:
     assert not folder.exists()
 
 
-def test_list_parts_touches_nothing_else(target: Target, folder: Path) -> None:
-    assert list_parts(target) == []
+def test_what_a_part_takes_and_whose_files_it_leaves_alone(target: Target, folder: Path) -> None:
+    assert stored_bytes(target, KEY) == 0
     leave(target, 0)
     for name in ("notes.txt", f"{OTHER}.have", "x.part"):
         (folder / name).write_bytes(b"mine")
     (folder / f"{OTHER}.part").symlink_to("notes.txt")
-    (found,) = list_parts(target)
-    assert found == PartFile(KEY, len(DATA), found.stored_bytes) and CHUNK_SIZE <= found.stored_bytes < 2 * CHUNK_SIZE
+    assert CHUNK_SIZE <= stored_bytes(target, KEY) < 2 * CHUNK_SIZE
     Part.open(target, KEY, len(DATA)).discard()
     assert sorted(os.listdir(folder)) == sorted(["notes.txt", f"{OTHER}.have", "x.part", f"{OTHER}.part"])
 
@@ -207,15 +203,15 @@ def test_list_parts_touches_nothing_else(target: Target, folder: Path) -> None:
 # --- threads and processes -----------------------------------------------------------------------------------------------------------------------
 
 
-def test_threads_write_while_others_commit_and_read(target: Target, folder: Path) -> None:
+def test_threads_write_while_others_sync_and_read(target: Target, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "SYNC_BYTES", CHUNK_SIZE)
     part = Part.open(target, KEY, len(DATA))
     failures: list[BaseException] = []
 
     def run(index: int) -> None:
         try:
             put(part, index)
-            part.commit()
-            assert part.read(index) == CHUNKS[index]
+            assert read(part, index) == CHUNKS[index]
         except BaseException as error:
             failures.append(error)
 
@@ -229,23 +225,15 @@ def test_threads_write_while_others_commit_and_read(target: Target, folder: Path
     assert (folder.parent / "f").read_bytes() == DATA
 
 
-def test_only_what_was_written_before_the_sync_is_committed(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_arrives_is_synced_now_and_then(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(parts, "SYNC_BYTES", 2 * CHUNK_SIZE)
+    monkeypatch.setattr(parts, "sync_data", lambda _: synced.append(part.have.count))
     part = Part.open(target, KEY, len(DATA))
-    put(part, 0)
-    sync = parts.sync_data
-
-    def slow_sync(handle: int) -> None:
-        sync(handle)
-        put(part, 1)  # another thread, while the disk is busy
-
-    monkeypatch.setattr(parts, "sync_data", slow_sync)
-    part.commit()
-    monkeypatch.undo()
-    assert held(part) == {0, 1}
-    crash(part)
-    part = Part.open(target, KEY, len(DATA))
-    assert part.resumed_dirty and held(part) == {0}
-    part.discard()
+    put(part, 0, 4, 4, 1, 2, 3, 5)
+    assert synced == [2, 4]
+    part.close()
+    assert synced == [2, 4, 6]
 
 
 def test_parts_that_come_and_go_at_once(target: Target, folder: Path) -> None:
@@ -256,7 +244,6 @@ def test_parts_that_come_and_go_at_once(target: Target, folder: Path) -> None:
             for number in range(40):
                 part = Part.open(target, letter * 52, 1)
                 part.write(0, b"x")
-                part.arrived(0)
                 part.finish(f"{letter}/{number}", 0o644, 0)
         except BaseException as error:
             failures.append(error)
@@ -286,13 +273,13 @@ def test_a_second_get_is_told(target: Target, tmp_path: Path) -> None:
 
 
 def test_a_kill_loses_nothing_that_was_written(target: Target) -> None:
-    code = "part = Part.open(target, key, len(data)); put(part, 0); put(part, 4); part.commit(); put(part, 5); put(part, 2)\n"
-    process = child(code + "part.write(1, bytes(MIB)); part.arrived(1); print('ready', flush=True); time.sleep(60)", target)
+    code = "part = Part.open(target, key, len(data)); put(part, 0); put(part, 4); put(part, 5); put(part, 2)\n"
+    process = child(code + "part.write(1, bytes(MIB)); print('ready', flush=True); time.sleep(60)", target)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGKILL)
     process.communicate()
     part = Part.open(target, KEY, len(DATA))
-    assert part.resumed_dirty and held(part) == {0, 4}
+    assert part.resumed_dirty and held(part) == set()
     assert part.recheck(MANIFEST) == 4
     assert held(part) == {0, 2, 4, 5} and not part.resumed_dirty
     part.close()
@@ -309,7 +296,6 @@ while True:
     for index in range(6):
         part.have.discard(index)
         put(part, index)
-        part.commit()
 """
     for pause_s in (0.0, 0.002, 0.011, 0.03):
         process = child(code, target)
@@ -318,11 +304,9 @@ while True:
         process.kill()
         process.communicate()
         part = Part.open(target, KEY, len(DATA))
-        committed = held(part)
-        assert part.resumed_dirty
+        assert held(part) == set()
         part.recheck(MANIFEST)
-        assert committed <= held(part)
-        assert all(part.read(index) == CHUNKS[index] for index in held(part))
+        assert all(read(part, index) == CHUNKS[index] for index in held(part))
         crash(part)
     part = Part.open(target, KEY, len(DATA))
     part.recheck(MANIFEST)
@@ -436,7 +420,7 @@ def test_killed_after_the_final_mode_was_set(target: Target, folder: Path) -> No
     part.discard()
 
 
-def test_leftovers_of_a_torn_commit_go_too(target: Target, folder: Path) -> None:
+def test_leftovers_of_a_torn_state_go_too(target: Target, folder: Path) -> None:
     leave(target, 0)
     (folder / f"{KEY}.have.new").write_bytes(b"torn")
     part = Part.open(target, KEY, len(DATA))
@@ -548,11 +532,10 @@ def test_a_sync_that_failed_is_not_forgotten(target: Target, monkeypatch: pytest
 
     monkeypatch.setattr(parts, "sync_data", full)
     with pytest.raises(DiskFull):
-        part.commit()
+        part.finish("f", 0o644, 0)
     monkeypatch.undo()
-    for act in (part.commit, lambda: part.finish("f", 0o644, 0)):
-        with pytest.raises(LocalError, match="did not reach the disk"):
-            act()
+    with pytest.raises(LocalError, match="did not reach the disk"):
+        part.finish("f", 0o644, 0)
     part.close()
     assert target.stat("f") is None
     part = Part.open(target, KEY, len(DATA))
@@ -562,21 +545,17 @@ def test_a_sync_that_failed_is_not_forgotten(target: Target, monkeypatch: pytest
 
 def test_a_state_that_cannot_be_written(target: Target, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     part = Part.open(target, KEY, len(DATA))
-    put(part, 0)
-    part.commit()
-    put(part, 1)
+    put(part, 0, 1)
 
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DiskFull):
-        part.commit()
     part.close()
     monkeypatch.undo()
-    assert sorted(os.listdir(folder)) == [f"{KEY}.have", f"{KEY}.part"]
+    assert os.listdir(folder) == [f"{KEY}.part"]
     part = Part.open(target, KEY, len(DATA))
-    assert part.resumed_dirty and held(part) == {0} and part.recheck(MANIFEST) == 2
+    assert part.resumed_dirty and held(part) == set() and part.recheck(MANIFEST) == 2
     part.discard()
 
 
@@ -589,8 +568,6 @@ part = Part.open(target, key, len(data))
 for index in range(6):
     try: put(part, index)
     except Exception as error: print(type(error).__name__, error); break
-try: part.commit()
-except Exception as error: print(type(error).__name__)
 part.close()
 filler.truncate(0)
 part = Part.open(target, key, len(data))

@@ -415,18 +415,6 @@ def test_a_watch_tells_of_the_ignore_file_and_not_of_hidden_folders(tmp_path: Pa
     watching(tmp_path, act)
 
 
-def test_a_watch_outlives_names_that_are_not_utf8(tmp_path: Path) -> None:
-    put(tmp_path, "a/b/x")
-
-    async def act(heard: Heard) -> None:
-        put_raw(tmp_path, b"a/\xff")
-        await heard.until("", "a", "a/b")
-        put(tmp_path, "a/b/y")
-        await heard.until("a/b")
-
-    watching(tmp_path, act)
-
-
 def test_a_watch_escapes_what_looks_escaped(tmp_path: Path) -> None:
     name = "é\uef80"
     put(tmp_path, f"{name}/x")
@@ -448,6 +436,10 @@ async def _fails(root: Path, spoil: Callable[[], object]) -> None:
 
 def test_a_watch_of_nothing_fails(tmp_path: Path) -> None:
     asyncio.run(_fails(tmp_path / "none", lambda: None))
+
+
+def test_a_watch_fails_at_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    asyncio.run(_fails(tmp_path, lambda: put_raw(tmp_path, b"\xff")))
 
 
 def test_a_watch_ends_when_its_folder_is_swapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

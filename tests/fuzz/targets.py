@@ -35,7 +35,7 @@ from tinyp2p.core.renewal import check_renewal
 from tinyp2p.core.wire import RENEWAL_DOMAIN, SignedRecord, SignedRenewal
 from tinyp2p.disk.part_files import decode_state
 from tinyp2p.disk.scan import Ignore
-from tinyp2p.errors import AnswerError, HomeBusy, LocalError, Malformed, RemoteError, UsageError
+from tinyp2p.errors import AnswerError, LocalError, Malformed, RemoteError, UsageError
 from tinyp2p.limits import CHUNK_SIZE, HASH_SIZE, MAX_NAME_BYTES, MAX_PATH_BYTES
 from tinyp2p.model import Cid
 from tinyp2p.net.answer import Answer, check
@@ -46,6 +46,7 @@ from tinyp2p.node.server import MemberProtocol, Server
 Target = Callable[[bytes], None]
 ME, ANNA = person(1, "keyholder"), person(2)
 SIZE = 3 * CHUNK_SIZE + 5
+MTIME_NS = 7
 
 
 def decoding(decode: Callable[[bytes], Any], *allowed: type[Exception]) -> Target:
@@ -238,8 +239,8 @@ def ignore_file(data: bytes) -> None:
 
 
 def part_state(data: bytes) -> None:
-    state = decode_state(data, SIZE)
-    assert state is None or state.have.length == chunk_count(SIZE)
+    have = decode_state(data, SIZE, MTIME_NS)
+    assert have is None or have.length == chunk_count(SIZE)
 
 
 # --- connections ----------------------------------------------------------------------------------------------------------
@@ -396,7 +397,7 @@ def local_answer(data: bytes) -> None:
             there.sendall(data)
         there.shutdown(socket.SHUT_WR)
         here.settimeout(1)
-        with contextlib.suppress(link.Failed, HomeBusy):
+        with contextlib.suppress(LocalError):
             for event in link._checked(link._ask(here, "find", {})):
                 assert isinstance(event, dict)
 

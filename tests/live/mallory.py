@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-from tinyp2p.core.catalog import Catalog
+from tests.model_catalog import Catalog
 from tinyp2p.core.chunks import Manifest, chunk_hash
 from tinyp2p.core.group import Group
 from tinyp2p.core.identity import SigningKey, der_of

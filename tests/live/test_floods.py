@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
 import tracemalloc
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +18,7 @@ import pytest
 from tests.core.people import GROUP, Person, person
 from tinyp2p.core import members as members_module
 from tinyp2p.core.admission import sign_request
-from tinyp2p.core.chunks import Manifest, chunk_hash
+from tinyp2p.core.chunks import Bitmap, Manifest, chunk_hash
 from tinyp2p.core.group import Subject
 from tinyp2p.core.identity import SigningKey
 from tinyp2p.core.invite import Invite
@@ -43,9 +45,10 @@ from tinyp2p.model import Cid, Entry, Peer, ShareKey
 from tinyp2p.node import content as content_module
 from tinyp2p.node.admitting import Admitting
 from tinyp2p.node.content import Content
+from tinyp2p.node.download import Download, WrongSize
 from tinyp2p.node.plan import make_plan
 from tinyp2p.node.rate import Rate
-from tinyp2p.node.swarm import Swarm, WrongSize
+from tinyp2p.node.swarm import Swarm
 
 from .peers import until
 
@@ -174,8 +177,12 @@ def swarm_with(source: Source) -> Swarm:
     async def give(*_: Any) -> Source:
         return source
 
+    @contextlib.asynccontextmanager
+    async def lane(*_: Any) -> AsyncIterator[Source]:
+        yield source
+
     dialer = SimpleNamespace(control=give, may_try=lambda _: True)
-    lanes = SimpleNamespace(me=ME.id, dialer=dialer, liars=set(), checkout=give, checkin=lambda _: None)
+    lanes = SimpleNamespace(me=ME.id, dialer=dialer, liars=set(), lane=lane)
     local = SimpleNamespace(manifest=lambda _: None, keep_manifest=lambda _: None, file=lambda *_: None)
     catalogs, presence = SimpleNamespace(listing=lambda _: []), SimpleNamespace(answers=lambda _: True)
     return Swarm(lanes, None, catalogs, local, None, presence)  # type: ignore[arg-type]
@@ -190,8 +197,14 @@ def test_a_size_that_the_content_does_not_have_ends_with_that_sentence(listed: i
     """The owner lists a file longer or shorter than its content: true chunks, never that size."""
     truth = manifest_of(3)
     source = Source(truth.encode())
+
+    async def begin() -> None:
+        lanes, part = swarm_with(source).lanes, SimpleNamespace(size_bytes=listed, have=Bitmap(9), resumed_dirty=False)
+        none: Any = None
+        await Download(truth.cid, part, None, lanes, none, none, Rate(), none, 0.0)._begin(BEN.id)  # type: ignore[arg-type]
+
     with pytest.raises(WrongSize, match=f"lists it with {listed} bytes"):
-        asyncio.run(swarm_with(source)._manifest(truth.cid, listed, [BEN.id], None))  # type: ignore[arg-type]
+        asyncio.run(begin())
     assert source.limits[0] <= min(MAX_MANIFEST_BYTES, 8 + HASH_SIZE * (listed // CHUNK_SIZE + 1))
 
 

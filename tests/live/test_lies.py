@@ -13,8 +13,8 @@ from typing import Any, cast
 import pytest
 
 from tests.core.people import Person, person
+from tests.model_catalog import Catalog
 from tinyp2p.core import wire
-from tinyp2p.core.catalog import Catalog
 from tinyp2p.core.members import Members, News
 from tinyp2p.core.wire import Buckets, Changes, SignedRecord, encode, encode_bucket
 from tinyp2p.disk.catalogs import Catalogs

@@ -306,6 +306,23 @@ def test_where_watching_fails_the_folder_is_polled(tmp_path: Path, monkeypatch: 
     run(scenario)
 
 
+def test_names_that_are_not_utf8_are_found_and_watching_goes_on(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        write(tmp_path / "Docs/a/old.txt", 1)
+        sharer = Sharer(tmp_path / "home")
+        share = sharer.shares.add("Docs", str(tmp_path / "Docs"), [])
+        await sharer.until(lambda: share.scanned.is_set() and share.watching == "events")
+        os.mknod(os.fsencode(tmp_path / "Docs/a") + b"/bad \xff")
+        write(tmp_path / "Docs/a/new.txt", 1)
+        await sharer.until(lambda: sharer.paths() == {"a", "a/old.txt", "a/new.txt", "a/bad \uefff"})
+        await sharer.until(lambda: share.watching == "events")
+        write(tmp_path / "Docs/a/more.txt", 1)
+        await sharer.until(lambda: "a/more.txt" in sharer.paths())
+        await sharer.close()
+
+    run(scenario)
+
+
 def test_too_many_folders_to_watch_are_polled_until_they_are_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shares_module, "watch_limit", lambda: 5)
     monkeypatch.setattr(own_share, "POLL_SCAN_S", 0.05)

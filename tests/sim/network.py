@@ -14,8 +14,10 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
+from tests.model_catalog import Catalog
+
 from tinyp2p.core import wire
-from tinyp2p.core.catalog import Catalog, bucket_hash, differing
+from tinyp2p.core.catalog import bucket_hash, differing
 from tinyp2p.core.group import Group, Subject
 from tinyp2p.core.identity import SigningKey
 from tinyp2p.core.members import Members, News, sign_member, sign_share

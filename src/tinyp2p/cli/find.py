@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-
 import click
 
 from ..core.names import printable
 from ..errors import NothingMatched
-from .link import events
+from .link import show_events
 from .options import Settings, command, option
-from .show import Event, count, entry_row, event_line, files_and_size, rest_of_summary, result, say, table
+from .show import Event, count, entry_row, files_and_size, rest_of_summary, result, say, table
 
 
 @command(
@@ -35,7 +33,8 @@ def find(settings: Settings, patterns: tuple[str, ...], regex: str | None, membe
     request: Event = {"patterns": list(patterns), "regex": regex, "member": member, "cid": cid, "limit": limit}
     shown, summary = _show_entries(settings, "find", request)
     if not shown:
-        raise NothingMatched(*_why_nothing(request, summary))
+        rest = rest_of_summary(summary) if summary.get("incomplete") or summary.get("stale") else []
+        raise NothingMatched(printable(summary.get("hint") or "Nothing matches."), " ".join(rest))
     if not settings.json:
         _tell_summary(shown, summary)
     return 0
@@ -58,17 +57,8 @@ def ls(settings: Settings, place: str | None) -> int:
 
 def _show_entries(settings: Settings, operation: str, request: Event) -> tuple[int, Event]:
     """Print entries as they come; how many, and the summary."""
-    shown, summary = 0, Event()
-    with closing(events(settings.selected(), operation, request)) as stream:
-        for event in stream:
-            if settings.json:
-                event_line(event)
-            elif event["event"] == "entry":
-                result(entry_row(event))
-            shown += event["event"] == "entry"
-            if event["event"] == "summary":
-                summary = event
-    return shown, summary
+    counts, last = show_events(settings, operation, request, entry=lambda event: result(entry_row(event)))
+    return counts["entry"], last.get("summary", {})
 
 
 def _tell_summary(shown: int, summary: Event) -> None:
@@ -78,27 +68,16 @@ def _tell_summary(shown: int, summary: Event) -> None:
     say(" ".join([found, where, *rest_of_summary(summary)]))
 
 
-def _why_nothing(request: Event, summary: Event) -> tuple[str, str]:
-    """The sentence and the hint for a search without a match; the first cause that the member names comes first."""
-    sought = [*request["patterns"], *(request[key] for key in ("regex", "cid", "member") if request[key])]
-    what = " or ".join(f'"{printable(each)}"' for each in sought)
-    where = f"{count(summary.get('entries', 0), 'entry', 'entries')} of {count(summary.get('members', 0), 'member')}"
-    sentence = f"Nothing matches {what} in {where}." if what else f"There is nothing yet: {where}."
-    rest = " ".join(rest_of_summary(summary)) if summary.get("incomplete") or summary.get("stale") else ""
-    return (printable(summary["hint"]), "") if summary.get("hint") else (sentence, rest)
-
-
 def _list_shares(settings: Settings) -> int:
-    rows = []
-    with closing(events(settings.selected(), "ls", {"place": None})) as stream:
-        for event in stream:
-            if settings.json:
-                event_line(event)
-            elif event["event"] == "share":
-                state = "this computer" if event.get("self") else "online" if event.get("online") else "offline"
-                rows.append((printable(event["place"]), files_and_size(event["files"], event["bytes"]), state))
+    rows: list[tuple[str, ...]] = []
+    show_events(settings, "ls", {"place": None}, share=lambda event: rows.append(_share_row(event)))
     if rows:
         table(rows)
     elif not settings.json:
         say("Nobody shares anything yet. Share a folder with: tinyp2p share FOLDER")
     return 0
+
+
+def _share_row(share: Event) -> tuple[str, ...]:
+    state = "this computer" if share.get("self") else "online" if share.get("online") else "offline"
+    return printable(share["place"]), files_and_size(share["files"], share["bytes"]), state

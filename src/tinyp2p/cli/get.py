@@ -10,9 +10,9 @@ import click
 
 from ..core.names import printable
 from ..disk.home import GroupHome
-from ..errors import NothingMatched, Refused, UsageError
+from ..errors import Interrupted, NotAllHere, NothingMatched, Refused, UsageError
 from .ask import confirm
-from .link import Failed, events
+from .link import events
 from .options import Duration, Rate, Settings, command, option
 from .progress import progress
 from .show import Event, count, duration, event_line, files_and_size, result, say, size, sources
@@ -113,12 +113,12 @@ def _fetch(settings: Settings, group: GroupHome, request: Event) -> Outcome:
             raise Refused("Nothing was fetched.")
         return _once(settings, group, {**request, "confirmed": True}, outcome)
     except KeyboardInterrupt:
-        raise Failed("Stopped. What has arrived is kept; run the same command again to go on.", code="interrupted", exit=130) from None
+        raise Interrupted("Stopped. What has arrived is kept; run the same command again to go on.") from None
 
 
 def _once(settings: Settings, group: GroupHome, request: Event, before: Outcome) -> Outcome:
     outcome = Outcome()
-    with progress(settings.json) as moving, closing(events(group, "get", request)) as stream:
+    with progress(settings.json) as show_progress, closing(events(group, "get", request)) as stream:
         for event in stream:
             if settings.json:
                 event_line(event)
@@ -128,14 +128,14 @@ def _once(settings: Settings, group: GroupHome, request: Event, before: Outcome)
                     if not settings.json and not before.plan:
                         _show_plan(event, request["dry_run"])
                 case "progress":
-                    moving.update(event)
+                    show_progress(event)
+                case "entry" if not settings.json:
+                    result(f"{size(event['size']):>9}  {printable(event['place'])}")
                 case "file":
                     if event["status"] in PROBLEMS:
                         outcome.problems.append(event)
                     elif event["status"] == "done":
                         outcome.placed.append(event["path"])
-                    if request["dry_run"] and not settings.json:
-                        result(f"{size(event['size']):>9}  {printable(event['place'])}")
                 case "summary":
                     outcome.summary = event
     return outcome
@@ -152,7 +152,7 @@ def _finish(settings: Settings, outcome: Outcome) -> int:
     """Tell what came of it; 0 only if all that matched is here."""
     summary = outcome.summary
     if not summary:
-        raise Failed("The download ended before it was done.", "Run the same command again to go on.", "not_all_here", 5)
+        raise NotAllHere("The download ended before it was done.", "Run the same command again to go on.")
     missing = sum(summary.get(status, 0) for status in PROBLEMS)
     if not summary.get("done") and not summary.get("exists") and not missing:
         raise NothingMatched("Nothing matches.", "See what there is with: tinyp2p find PATTERN")
@@ -164,7 +164,7 @@ def _finish(settings: Settings, outcome: Outcome) -> int:
         _tell_problems(outcome.problems)
     if missing:
         total = summary.get("files") or summary.get("done", 0) + summary.get("exists", 0) + missing
-        raise Failed(f"{missing:,} of {count(total, 'file')} {'is' if missing == 1 else 'are'} not here.", _what_next(summary), "not_all_here", 5)
+        raise NotAllHere(f"{missing:,} of {count(total, 'file')} {'is' if missing == 1 else 'are'} not here.", _what_next(summary))
     return 0
 
 

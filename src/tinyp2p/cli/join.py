@@ -11,7 +11,7 @@ from ..core.names import printable
 from ..disk.home import GroupHome, Home
 from ..errors import TinyP2PError, UsageError
 from .ask import ask, read_password, read_text_file
-from .link import Failed, events
+from .link import events
 from .options import AddressList, Settings, command, flat, option
 from .people import row
 from .show import Event, event_line, say, table
@@ -105,7 +105,7 @@ def _welcome(settings: Settings, group: GroupHome) -> None:
     try:
         with closing(events(group, "members", {})) as stream:
             everyone = [event for event in stream if event["event"] == "member"]
-    except (Failed, TinyP2PError) as error:
+    except TinyP2PError as error:
         problem = error.message
     me: Event = next((each for each in everyone if each.get("self")), {"member": None, "name": None})
     others = [each for each in everyone if not each.get("self")]

@@ -14,7 +14,6 @@ import click
 
 from .. import __version__
 from ..errors import TinyP2PError
-from .link import Failed
 from .options import Settings, global_options
 from .show import event_line, problem, say
 
@@ -103,8 +102,6 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
     except click.ClickException as error:
         return _tell(as_json, error.format_message(), _help_for(error), "usage", 2)
-    except Failed as error:
-        return _tell(as_json, error.message, error.hint, error.code, error.exit)
     except TinyP2PError as error:
         return _tell(as_json, error.message, error.hint, error.code, error.exit_code)
     except (click.Abort, KeyboardInterrupt):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .show import Event, count, duration, say, size, sources
@@ -16,35 +18,20 @@ BAR_AFTER_S = 0.3
 BAR_WIDTH = 40
 
 
-class Progress:
-    """Shows nothing; what the others share."""
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def update(self, event: Event) -> None:
-        """Take in a `progress` event."""
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-
-
-class Lines(Progress):
+class Lines:
     """A line every few seconds."""
 
     def __init__(self) -> None:
         self._next = time.monotonic() + LINE_EVERY_S
 
     def update(self, event: Event) -> None:
+        """Take in a `progress` event."""
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + LINE_EVERY_S
             say(", ".join(part for part in (amounts(event), files(event), whence(event)) if part))
 
 
-class Bar(Progress):
+class Bar:
     """A bar with two lines; rich is loaded only for a download that takes longer than a moment."""
 
     def __init__(self) -> None:
@@ -76,16 +63,25 @@ class Bar(Progress):
         live.update(Group(grid, *lines))
 
     def close(self) -> None:
+        """Leave the terminal as it was."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
 
-def progress(as_json: bool) -> Progress:
-    """The kind of display that fits where stderr goes."""
+@contextmanager
+def progress(as_json: bool) -> Iterator[Callable[[Event], None]]:
+    """What takes in `progress` events, as fits where stderr goes."""
     if as_json:
-        return Progress()
-    return Bar() if sys.stderr.isatty() else Lines()
+        yield lambda event: None
+    elif not sys.stderr.isatty():
+        yield Lines().update
+    else:
+        bar = Bar()
+        try:
+            yield bar.update
+        finally:
+            bar.close()
 
 
 def amounts(event: Event) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 
 from ..core.names import printable
 from ..disk.home import GroupHome
-from .link import events
+from .link import show_events
 from .options import Settings, command
 from .show import Event, audience, count, event_line, files_and_size, names, result, say, size, sources, table
 
@@ -15,13 +14,7 @@ from .show import Event, audience, count, event_line, files_and_size, names, res
 @command("status", "tinyp2p status", "tinyp2p status --json")
 def status(settings: Settings) -> int:
     """Show what is going on on this computer."""
-    with closing(events(settings.selected(), "status", {})) as stream:
-        for event in stream:
-            if settings.json:
-                event_line(event)
-            elif event["event"] == "status":
-                for line in _status_lines(event):
-                    result(line)
+    show_events(settings, "status", {}, status=lambda event: result("\n".join(_status_lines(event))))
     return 0
 
 
@@ -40,20 +33,13 @@ def _status_lines(event: Event) -> Iterator[str]:
     for peer in event.get("peers", ()):
         yield f"Address {printable(peer['address'])}: {printable(peer['state'])}"
     for transfer in event.get("transfers", ()):
-        yield f"Fetching {printable(transfer['path'])}: {size(transfer['bytes'])} of {size(transfer['total'])}, {size(transfer['rate'])}/s" + _from(
-            transfer
-        )
+        whence = f" from {told}" if (told := sources(transfer.get("sources") or {})) else ""
+        moved = f"{size(transfer['bytes'])} of {size(transfer['total'])}, {size(transfer['rate'])}/s"
+        yield f"Fetching {printable(transfer['path'])}: {moved}{whence}"
     for upload in event.get("uploads", ()):
         yield f"Sent to {printable(upload['name'])}: {size(upload['bytes'])}"
     for warning in event.get("warnings", ()):
         yield f"Note: {printable(warning)}"
-
-
-def _from(transfer: Event) -> str:
-    given = transfer.get("sources")
-    if isinstance(given, dict):
-        return f" from {sources(given)}" if sources(given) else ""
-    return f" from {names(given)}" if given else ""
 
 
 def _share_lines(share: Event) -> Iterator[str]:

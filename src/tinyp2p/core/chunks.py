@@ -78,6 +78,11 @@ class Manifest:
         return chunk_hash(data) == self.hash_of(index)
 
 
+def is_chunk(cid: Cid, manifest: Manifest | None, size_bytes: int, index: int, data: bytes | bytearray | memoryview) -> bool:
+    """Whether these are a content's bytes; one of a single chunk needs no manifest, since its id says what the hash must be."""
+    return manifest.is_chunk(index, data) if manifest is not None else Manifest(size_bytes, chunk_hash(data)).cid == cid
+
+
 class Bitmap:
     """Which chunks of a file are held; on the wire the first chunk is the highest bit of the first byte."""
 

@@ -93,27 +93,17 @@ class Picker:
         # How many sources have each chunk, as binary numbers written across: bit c of plane p is bit p of chunk c's number.
         self._planes: list[int] = []
         self._sources: dict[str, _Source] = {}
-        self._banned: dict[str, int] = {}  # chunks that came wrong; outlives the source's leaving
 
     @property
     def complete(self) -> bool:
         return self._have.complete
-
-    @property
-    def remaining(self) -> int:
-        """How many chunks are not here yet."""
-        return self._length - self._have.count
-
-    def rate(self, source: str) -> float:
-        """Bytes a second of late, 0 as long as nothing has come."""
-        return self._sources[source].rate if source in self._sources else 0.0
 
     def source_joined(self, source: str, chunks: Bitmap | None) -> None:
         """A member can serve these chunks (None: all), told again when it has more; raises Malformed for a bitmap of another length."""
         has = self._all if chunks is None else self._set_of(chunks)
         joined = self._sources.setdefault(source, _Source())
         joined.partial = has != self._all
-        self._now_has(joined, has ^ (has & self._banned.get(source, 0)))
+        self._now_has(joined, has)
 
     def source_left(self, source: str) -> None:
         """A source is gone; what was asked of it is wanted again."""
@@ -159,17 +149,6 @@ class Picker:
             self._wanted ^= self._bit(index)
             self._wanted_count -= 1
         return self._have.add(index)
-
-    def chunk_wrong(self, source: str, index: int) -> None:
-        """A chunk failed its check: it is wanted again, but never again from this source."""
-        if not 0 <= index < self._length:
-            return
-        self._banned[source] = self._banned.get(source, 0) | self._bit(index)
-        sender = self._sources.get(source)
-        if sender is not None:
-            self._now_has(sender, sender.has ^ (sender.has & self._bit(index)))
-            if sender.pending.pop(index, None) is not None:
-                self._want_again(index)
 
     def request_ended(self, request: Request) -> None:
         """A request is answered or has failed: what of it has not arrived is wanted again."""

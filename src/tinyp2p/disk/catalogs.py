@@ -80,21 +80,22 @@ class Catalogs:
         return [Entry(*row) for row in rows], [(path, version) for path, version in removed]
 
     def entry(self, key: ShareKey, path: str) -> Entry | None:
-        row = self.index.read().execute(
-            f"SELECT {_E} FROM entry e JOIN catalog c ON c.id = e.catalog WHERE c.member = ? AND c.share = ? AND e.path = ?", (*key_of(key), path)
-        )
-        found = row.fetchone()
-        return Entry(*found) if found else None
+        found = self._entries("c.member = ? AND c.share = ? AND e.path = ?", *key_of(key), path)
+        return found[0][1] if found else None
 
     def folder(self, key: ShareKey, path: str) -> list[Entry]:
         """What lies directly in a folder of a share."""
         low, high = (f"{path}/", f"{path}0") if path else ("", "\U0010ffff")
-        rows = self.index.read().execute(
-            f"SELECT {_E} FROM entry e JOIN catalog c ON c.id = e.catalog WHERE c.member = ? AND c.share = ? AND e.path >= ? AND e.path < ? "
-            "AND instr(substr(e.path, ?), '/') = 0 ORDER BY e.path",
-            (*key_of(key), low, high, len(low) + 1),
-        )
-        return [Entry(*row) for row in rows]
+        where = "c.member = ? AND c.share = ? AND e.path >= ? AND e.path < ? AND instr(substr(e.path, ?), '/') = 0 ORDER BY e.path"
+        return [entry for _, entry in self._entries(where, *key_of(key), low, high, len(low) + 1)]
+
+    def holding(self, cid: Cid) -> list[tuple[ShareKey, Entry]]:
+        """All entries, of anyone, that name this content."""
+        return self._entries("e.cid = ?", cid)
+
+    def _entries(self, where: str, *values: object) -> list[tuple[ShareKey, Entry]]:
+        sql = f"SELECT c.member, c.share, {_E} FROM entry e JOIN catalog c ON c.id = e.catalog WHERE {where}"
+        return [(ShareKey(member, share), Entry(*columns)) for member, share, *columns in self.index.read().execute(sql, values)]
 
     def below(self, key: ShareKey, path: str) -> Iterator[Entry]:
         """An entry and all that lies below it; with an empty path the whole share."""
@@ -121,11 +122,6 @@ class Catalogs:
         """The shares, of anyone, that list this content."""
         sql = "SELECT DISTINCT c.member, c.share FROM catalog c WHERE EXISTS (SELECT 1 FROM entry e WHERE e.cid = ? AND e.catalog = c.id)"
         return [ShareKey(member, share) for member, share in self.index.read().execute(sql, (cid,))]
-
-    def holding(self, cid: Cid) -> list[tuple[ShareKey, Entry]]:
-        """All entries, of anyone, that name this content."""
-        rows = self.index.read().execute(f"SELECT c.member, c.share, {_E} FROM entry e JOIN catalog c ON c.id = e.catalog WHERE e.cid = ?", (cid,))
-        return [(ShareKey(row[0], row[1]), Entry(*row[2:])) for row in rows]
 
     def scan(self, members: Sequence[str] | None, required: str | None, cid: Cid | None) -> Iterator[tuple[ShareKey, Entry]]:
         """Entries for a search, narrowed by what SQL can tell; `required` is an ASCII substring of SHARE/PATH, case ignored."""

@@ -24,7 +24,7 @@ import msgspec
 from ..core.chunks import chunk_count, chunk_hash, chunk_length
 from ..errors import LocalError
 from ..limits import CHUNK_SIZE, KIB
-from .scan import open_inside
+from .scan import open_inside, stamp_of
 
 log = logging.getLogger(__name__)
 
@@ -59,32 +59,28 @@ _answers = msgspec.msgpack.Decoder(list[Hashed | None])
 
 
 # --- one file --------------------------------------------------------------------------------------------------------
-def hash_file(root: str, path: str, on_chunk: Callable[[int, bytes], None] | None = None) -> Hashed:
+def hash_file(root: str, path: str, on_chunk: Callable[[int, bytes], None] | None = None, buffer: bytearray | None = None) -> Hashed:
     """Hash a file beneath `root`, telling `on_chunk` each index and hash; blocks; raises Changed, or OSError where it cannot be read."""
-    return _hash_into(bytearray(CHUNK_SIZE), root, path, on_chunk)
-
-
-def _hash_into(buffer: bytearray, root: str, path: str, on_chunk: Callable[[int, bytes], None] | None) -> Hashed:
     handle = open_inside(root, path)
     try:
-        before = _settled(handle)
+        before = stamp_of(_settled(handle))
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        hashes = bytearray()
-        view = memoryview(buffer)
-        for index in range(chunk_count(before.st_size)):
-            chunk = view[: chunk_length(before.st_size, index)]
-            if not _fill(handle, chunk, index * CHUNK_SIZE) or _differs(before, os.fstat(handle)):
+        size, hashes = before[0], bytearray()
+        view = memoryview(buffer or bytearray(CHUNK_SIZE))
+        for index in range(chunk_count(size)):
+            chunk = view[: chunk_length(size, index)]
+            if not _fill(handle, chunk, index * CHUNK_SIZE) or stamp_of(os.fstat(handle)) != before:
                 raise Changed(f"{path} changed while it was hashed.")
             digest = chunk_hash(chunk)
             hashes += digest
             if on_chunk is not None:
                 on_chunk(index, digest)
-        if _differs(before, os.fstat(handle)):
+        if stamp_of(os.fstat(handle)) != before:
             raise Changed(f"{path} changed while it was hashed.")
     finally:
         os.close(handle)
-    return Hashed(before.st_size, before.st_mtime_ns, before.st_ctime_ns, before.st_ino, bytes(hashes))
+    return Hashed(*before, bytes(hashes))
 
 
 def _settled(handle: int) -> os.stat_result:
@@ -95,15 +91,6 @@ def _settled(handle: int) -> os.stat_result:
         return status
     time.sleep((CLOCK_STEP_NS - age_ns) / 1e9)
     return os.fstat(handle)
-
-
-def _differs(before: os.stat_result, after: os.stat_result) -> bool:
-    return (before.st_size, before.st_mtime_ns, before.st_ctime_ns, before.st_ino) != (
-        after.st_size,
-        after.st_mtime_ns,
-        after.st_ctime_ns,
-        after.st_ino,
-    )
 
 
 def _fill(handle: int, chunk: memoryview, offset: int) -> bool:
@@ -238,7 +225,7 @@ def _answer(batch: Batch, buffer: bytearray) -> None:
     for path in paths:
         hashed = None
         with contextlib.suppress(OSError, Changed):
-            hashed = _hash_into(buffer, root, path, _end_with_parent)
+            hashed = hash_file(root, path, _end_with_parent, buffer)
         answers.append(hashed)
         size_bytes += 100 + (len(hashed.hashes) if hashed else 0)
         if size_bytes >= ANSWER_BYTES or time.monotonic() - sent_at >= ANSWER_S:

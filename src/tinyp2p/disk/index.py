@@ -153,6 +153,11 @@ class Index:
             finally:
                 self._depth -= 1
 
+    def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
+        """One statement that writes, as a transaction of its own or a part of one under way."""
+        with self.write() as db:
+            return db.execute(sql, values)
+
     def later(self, work: Callable[..., object], *arguments: object) -> None:
         """Do some writing in the background, in the order of the calls."""
         self._background.submit(work, *arguments).add_done_callback(_complain)

@@ -36,6 +36,10 @@ class LocalFile:
     inode: int
     cid: Cid | None
 
+    @property
+    def stamp(self) -> tuple[int, int, int, int]:
+        return self.size, self.mtime_ns, self.ctime_ns, self.inode
+
 
 @dataclass(frozen=True, slots=True)
 class Applied:
@@ -73,8 +77,7 @@ class Local:
 
     def keep_root(self, share: str, identity: tuple[int, int]) -> None:
         if self.root_of(share) != identity:
-            with self.index.write() as db:
-                db.execute("INSERT OR REPLACE INTO root VALUES (?, ?, ?)", (self.catalog_id(share), *map(to_column, identity)))
+            self.index.execute("INSERT OR REPLACE INTO root VALUES (?, ?, ?)", self.catalog_id(share), *map(to_column, identity))
 
     # --- scanning ---------------------------------------------------------------------------------------------------
     def apply_folders(self, share: str, batch: Iterable[tuple[str, Folder]]) -> list[Applied]:
@@ -108,17 +111,12 @@ class Local:
 
     def folder_gone(self, share: str, folder: str) -> bool:
         """A folder vanished while it was to be scanned: all below it is gone."""
-        with self.index.write() as db:
-            cursor = db.execute(_GONE_BELOW, (PATH_CHANGED, self.catalog_id(share), f"{folder}/", f"{folder}0"))
-        return cursor.rowcount > 0
+        return self.index.execute(_GONE_BELOW, PATH_CHANGED, self.catalog_id(share), f"{folder}/", f"{folder}0").rowcount > 0
 
     def folders_below(self, share: str, folder: str) -> list[str]:
         """The known folders within a folder, at any depth."""
-        rows = self.index.read().execute(
-            "SELECT path FROM local WHERE catalog = ? AND type = 'd' AND gone = 0 AND path >= ? AND path < ?",
-            (self._known_id(share), f"{folder}/", f"{folder}0"),
-        )
-        return [path for (path,) in rows]
+        sql = "SELECT path FROM local WHERE catalog = ? AND type = 'd' AND gone = 0 AND path >= ? AND path < ?"
+        return [path for (path,) in self.index.read().execute(sql, (self._known_id(share), f"{folder}/", f"{folder}0"))]
 
     # --- hashing ----------------------------------------------------------------------------------------------------
     def unhashed(self, share: str, limit: int, beyond: int = 0) -> list[tuple[int, str, int]]:
@@ -144,10 +142,8 @@ class Local:
 
     def forget_hash(self, share: str, path: str) -> None:
         """The file is not what it was: hash it again, and take its content id back."""
-        with self.index.write() as db:
-            db.execute(
-                "UPDATE local SET cid = NULL, dirty = ?, ctime_ns = 0 WHERE catalog = ? AND path = ?", (PATH_CHANGED, self.catalog_id(share), path)
-            )
+        sql = "UPDATE local SET cid = NULL, dirty = ?, ctime_ns = 0 WHERE catalog = ? AND path = ?"
+        self.index.execute(sql, PATH_CHANGED, self.catalog_id(share), path)
 
     def manifest(self, cid: Cid) -> Manifest | None:
         row = self.index.read().execute("SELECT size, hashes FROM manifest WHERE cid = ?", (cid,)).fetchone()
@@ -156,11 +152,8 @@ class Local:
     def keep_manifest(self, manifest: Manifest) -> None:
         """Remember a verified manifest, to answer for parts of the file and to resume without asking."""
         if manifest.size_bytes > MIB:
-            self.index.later(self._keep_manifest, manifest)
-
-    def _keep_manifest(self, manifest: Manifest) -> None:
-        with self.index.write() as db:
-            db.execute("INSERT OR IGNORE INTO manifest VALUES (?, ?, ?)", (manifest.cid, manifest.size_bytes, manifest.hashes))
+            sql = "INSERT OR IGNORE INTO manifest VALUES (?, ?, ?)"
+            self.index.later(self.index.execute, sql, manifest.cid, manifest.size_bytes, manifest.hashes)
 
     # --- looking up -------------------------------------------------------------------------------------------------
     def files_of(self, cid: Cid) -> list[LocalFile]:
@@ -177,9 +170,7 @@ class Local:
             f"WHERE c.member = ? AND l.gone = 0 AND l.type = 'f' AND {where}",
             (self.me, *values),
         )
-        return [
-            LocalFile(share, path, size, mtime_ns, ctime_ns, from_column(inode), cid) for share, path, size, mtime_ns, ctime_ns, inode, cid in rows
-        ]
+        return [LocalFile(share, path, size, mtime, ctime, from_column(inode), cid) for share, path, size, mtime, ctime, inode, cid in rows]
 
     def totals(self, share: str) -> tuple[int, int, int]:
         """Files, bytes and hashed files of a share."""

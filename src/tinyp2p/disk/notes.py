@@ -93,8 +93,7 @@ class Notes:
         return bytes(row[0]) if row else None
 
     def keep_invited(self, invite: str, member: str, certificate: bytes) -> None:
-        with self.index.write() as db:
-            db.execute("INSERT INTO invited VALUES (?, ?, ?, ?)", (invite, member, certificate, time.time()))
+        self.index.execute("INSERT INTO invited VALUES (?, ?, ?, ?)", invite, member, certificate, time.time())
 
     # --- files placed by a get ----------------------------------------------------------------------------------------
     def placed(self, path: str) -> Placed | None:
@@ -126,8 +125,7 @@ class Notes:
         return list(self.index.read().execute(sql, (share,)))
 
     def forget_served(self, share: str) -> None:
-        with self.index.write() as db:
-            db.execute("DELETE FROM served WHERE share = ?", (share,))
+        self.index.execute("DELETE FROM served WHERE share = ?", share)
 
     # --- unfinished gets ----------------------------------------------------------------------------------------------
     def begin_job(self, request: dict[str, object]) -> int:
@@ -137,8 +135,7 @@ class Notes:
             return db.execute("INSERT INTO job VALUES (NULL, ?, ?)", (raw, time.time())).lastrowid or 0
 
     def end_job(self, job: int) -> None:
-        with self.index.write() as db:
-            db.execute("DELETE FROM job WHERE id = ?", (job,))
+        self.index.execute("DELETE FROM job WHERE id = ?", job)
 
     def jobs(self) -> list[tuple[int, dict[str, object]]]:
         rows = self.index.read().execute("SELECT id, request FROM job ORDER BY id").fetchall()

@@ -11,23 +11,21 @@ import fcntl
 import logging
 import os
 import re
-import stat
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from blake3 import blake3
 
 from ..core.chunks import Bitmap, chunk_count
 from ..errors import LocalError, Malformed
 from ..limits import CHUNK_SIZE, HASH_SIZE
-from .target import PARTS_FOLDER, READ_FLAGS, Target, explaining
+from .target import PARTS_FOLDER, READ_FLAGS, Target
 
 log = logging.getLogger(__name__)
 
 KEY = re.compile(r"[a-z2-7]{52}")
-STATE = struct.Struct(">8sQ?q")  # magic, size of the file, clean, mtime_ns of the data when it was closed; then the bitmap and a BLAKE3 of all that
-MAGIC = b"tinyp2p\1"
+STATE = struct.Struct(">8sQq")  # magic, size of the file, mtime_ns of the data when it was closed; then the bitmap and a BLAKE3 of all that
+MAGIC = b"tinyp2p\2"
 DATA_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 NEW_FLAGS = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
@@ -39,40 +37,10 @@ class PartBusy(LocalError):
     code = "part_busy"
 
 
-@dataclass(frozen=True, slots=True)
-class PartFile:
-    """A partial file as it lies on the disk; `stored_bytes` is what it takes there."""
-
-    key: str
-    size_bytes: int
-    stored_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What a state file says; `mtime_ns` is the data's after a clean end, else None."""
-
-    have: Bitmap
-    mtime_ns: int | None
-
-
-def list_parts(target: Target) -> list[PartFile]:
-    """The partial files in a target, sorted by key."""
-    try:
-        folder = target.open_folder(PARTS_FOLDER, create=False)
-    except FileNotFoundError:
-        return []
-    parts = []
-    try:
-        for name in sorted(os.listdir(folder)):
-            key, _, ending = name.partition(".")
-            with explaining(target.path), contextlib.suppress(FileNotFoundError):
-                found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                if ending == "part" and KEY.fullmatch(key) and stat.S_ISREG(found.st_mode):
-                    parts.append(PartFile(key, found.st_size, found.st_blocks * 512))
-    finally:
-        os.close(folder)
-    return parts
+def stored_bytes(target: Target, key: str) -> int:
+    """What a partial file takes on the disk."""
+    found = target.stat(f"{PARTS_FOLDER}/{key}.part")
+    return found.st_blocks * 512 if found is not None else 0
 
 
 def open_locked(target: Target, name: str) -> tuple[int, int]:
@@ -147,21 +115,18 @@ def lock(target: Target, handle: int) -> None:
         log.warning("part_not_locked error=%s", error)  # some network disks know no locks; better fetch than refuse
 
 
-def encode_state(size_bytes: int, bits: bytes, mtime_ns: int | None) -> bytes:
-    body = STATE.pack(MAGIC, size_bytes, mtime_ns is not None, mtime_ns or 0) + bits
+def encode_state(size_bytes: int, bits: bytes, mtime_ns: int) -> bytes:
+    body = STATE.pack(MAGIC, size_bytes, mtime_ns) + bits
     return body + blake3(body).digest()
 
 
-def decode_state(raw: bytes, size_bytes: int) -> State | None:
-    """What a state file says of a file of this size; None if it is torn or of another."""
+def decode_state(raw: bytes, size_bytes: int, mtime_ns: int) -> Bitmap | None:
+    """What a state file says of a file of this size and time; None if it is torn or of another."""
     body, digest = raw[:-HASH_SIZE], raw[-HASH_SIZE:]
-    if len(body) < STATE.size or blake3(body).digest() != digest:
-        return None
-    magic, size, clean, mtime_ns = STATE.unpack_from(body)
-    if (magic, size) != (MAGIC, size_bytes):
+    if len(body) < STATE.size or blake3(body).digest() != digest or STATE.unpack_from(body) != (MAGIC, size_bytes, mtime_ns):
         return None
     try:
-        return State(Bitmap(chunk_count(size_bytes), body[STATE.size :]), mtime_ns if clean else None)
+        return Bitmap(chunk_count(size_bytes), body[STATE.size :])
     except Malformed:
         return None
 

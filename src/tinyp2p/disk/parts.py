@@ -1,8 +1,9 @@
 """Partial files of a download: bytes that arrived, a bitmap of the chunks that are held, and what is still true of both after a crash.
 
-Owns `TARGET/.tinyp2p-parts/` with `<key>.part` (data) and `<key>.have` (state) of each file. Leaves out which chunk to fetch (core/picker.py),
-whether it is the right one (core/chunks.py) and final names (disk/target.py). Three rules make it safe: a bit is saved only after its bytes are
-durable; a state that is torn, not clean, or older than the data counts as unclean; data that has a second name is never written to.
+Owns `TARGET/.tinyp2p-parts/` with `<key>.part` (data) of each file and, after a clean end, `<key>.have` (state). Leaves out which chunk to fetch
+(core/picker.py), whether it is the right one (core/chunks.py) and final names (disk/target.py). Three rules make it safe: the state is saved only
+after the data is durable; where it is missing, torn, or not of this very data, the part is unclean and says nothing until its bytes have been
+hashed again; data that has a second name is never written to.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 
 from ..core.chunks import Bitmap, Manifest, chunk_count, chunk_hash, chunk_length
 from ..errors import LocalError
-from ..limits import CHUNK_SIZE
+from ..limits import CHUNK_SIZE, SYNC_BYTES
 from .part_files import KEY, chunks_with_data, decode_state, encode_state, open_locked, pread_all, read_file, sync_data, write_file
 from .target import PARTS_FOLDER, Target, explaining, sync_folder
 
@@ -34,11 +35,10 @@ class Part:
         self.resumed_dirty = False
         self._folder = folder
         self._handle = handle
-        self._saved = b""
+        self._unsynced_bytes = 0
         self._failed = False
         self._users = 0
-        self._guard = threading.Condition()  # guards `have`, `_users` and `_handle`
-        self._committing = threading.Lock()
+        self._guard = threading.Condition()  # guards `have`, `_unsynced_bytes`, `_users` and `_handle`
 
     @classmethod
     def open(cls, target: Target, key: str, size_bytes: int) -> Part:
@@ -55,16 +55,14 @@ class Part:
         return part
 
     def _resume(self) -> None:
-        found = os.fstat(self._handle)
-        if found.st_size:
-            self._saved = read_file(self._folder, f"{self.key}.have", self.size_bytes)
-            state = decode_state(self._saved, self.size_bytes) if found.st_size == self.size_bytes else None
-            self.resumed_dirty = state is None or state.mtime_ns != found.st_mtime_ns
-            # What an unclean run committed is true as far as we know; after a clean one somebody else wrote, so nothing is.
-            if state is not None and (state.mtime_ns is None or not self.resumed_dirty):
-                self.have = state.have
-        else:  # new: a state that lost its data must not speak for what comes
-            self._remove(f"{self.key}.have")
+        """Believe the state that a clean end left, once: from now on only the next clean end knows what is held."""
+        found, state = os.fstat(self._handle), f"{self.key}.have"
+        have = decode_state(read_file(self._folder, state, self.size_bytes), self.size_bytes, found.st_mtime_ns)
+        self._remove(state, f"{state}.new")
+        if found.st_size == self.size_bytes and have is not None:
+            self.have = have
+        else:
+            self.resumed_dirty = found.st_size > 0
         if found.st_size != self.size_bytes:
             os.ftruncate(self._handle, self.size_bytes)
 
@@ -84,7 +82,7 @@ class Part:
                 self._guard.notify_all()
 
     def write(self, index: int, data: bytes | bytearray | memoryview) -> None:
-        """Write one whole, verified chunk; it counts once `arrived` is called; raises DiskFull or LocalError."""
+        """Write one whole, verified chunk, which is held from then on; raises DiskFull or LocalError."""
         view = memoryview(data).cast("B")
         if not 0 <= index < self.have.length or len(view) != chunk_length(self.size_bytes, index):
             raise ValueError(f"chunk {index} has {len(view)} bytes")
@@ -95,17 +93,12 @@ class Part:
                 if not written:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 view, offset = view[written:], offset + written
-
-    def arrived(self, index: int) -> bool:
-        """Mark a chunk that `write` has written; False if it was held already."""
-        with self._guard:
-            return self.have.add(index)
-
-    def read(self, index: int) -> bytes | None:
-        """A chunk, to serve it to others; None if it is not held."""
-        if not 0 <= index < self.have.length:
-            return None
-        return self.read_range(index * CHUNK_SIZE, chunk_length(self.size_bytes, index))
+            with self._guard:
+                self._unsynced_bytes += len(data) if self.have.add(index) else 0
+                is_sync_due = self._unsynced_bytes >= SYNC_BYTES
+                self._unsynced_bytes = 0 if is_sync_due else self._unsynced_bytes
+            if is_sync_due:
+                self._sync(handle)
 
     def read_range(self, start: int, length: int) -> bytes | None:
         """Bytes of the file; None if a chunk of them is not held, or none is asked for."""
@@ -116,24 +109,6 @@ class Part:
                 return None
         with explaining(self.target.path), self._open_handle() as handle:
             return pread_all(handle, length, start)
-
-    def commit(self) -> None:
-        """Make durable what has arrived, then the bitmap that says so; raises DiskFull or LocalError."""
-        self._save(clean=False)
-
-    def _save(self, clean: bool) -> None:
-        with self._committing, explaining(self.target.path), self._open_handle() as handle:
-            with self._guard:
-                bits = self.have.encode()  # taken before the sync: a bit set while it runs may speak of bytes that it missed
-            self._sync(handle)
-            # Until a recheck has been made, nothing that this run does makes the state clean.
-            mtime_ns = os.fstat(handle).st_mtime_ns if clean and not self.resumed_dirty else None
-            state = encode_state(self.size_bytes, bits, mtime_ns)
-            if state != self._saved:
-                write_file(self._folder, f"{self.key}.have", state)
-                if not self._saved:
-                    sync_folder(self._folder)
-                self._saved = state
 
     def _sync(self, handle: int) -> None:
         if self._failed:
@@ -147,7 +122,7 @@ class Part:
     def recheck(self, manifest: Manifest) -> int:
         """Hash what lies in the file and hold exactly the chunks that match; returns their count; no thread may write meanwhile.
 
-        Makes use of bytes that were written before a kill but not committed. Holes are not read: they are zeros.
+        Makes use of all that was written before a kill. Holes are not read: they are zeros.
         """
         if manifest.size_bytes != self.size_bytes:
             raise ValueError("a manifest of another size")
@@ -170,8 +145,8 @@ class Part:
         log.info("part_rechecked key=%s held=%d of=%d", self.key, have.count, have.length)
         return have.count
 
-    def finish(self, path: str, mode: int, mtime_ns: int, replace: os.stat_result | None = None) -> None:
-        """Give the whole file its final name and close; after FileExistsError the part is as it was and may finish elsewhere."""
+    def finish(self, path: str, mode: int, mtime_ns: int, replace: os.stat_result | None = None) -> os.stat_result:
+        """Give the whole file its final name and close; what it is then. After FileExistsError the part is as it was and may finish elsewhere."""
         if not self.have.complete:
             raise ValueError("the file is not whole")
         with self._guard:
@@ -179,25 +154,35 @@ class Part:
         with explaining(self.target.path, FileExistsError), self._open_handle() as handle:
             self._sync(handle)
             self.target.place(self._folder, f"{self.key}.part", path, mode, mtime_ns, replace)
-        self._remove(f"{self.key}.have", f"{self.key}.have.new")
+            placed = os.fstat(handle)
         self._close()
+        return placed
+
+    @property
+    def is_open(self) -> bool:
+        return self._handle >= 0
 
     def close(self) -> None:
-        """Save what arrived and end cleanly; what cannot be saved costs a recheck, no more."""
+        """Make durable what has arrived, then the state that says so; what cannot be saved costs a recheck, no more."""
         if self._handle < 0:
             return
         if not self.have.count and not self.resumed_dirty:
             self.discard()
             return
         try:
-            self._save(clean=True)
+            with explaining(self.target.path):
+                self._sync(self._handle)
+                if not self.resumed_dirty:  # until a recheck has been made, nothing that was held before is known
+                    mtime_ns = os.fstat(self._handle).st_mtime_ns
+                    write_file(self._folder, f"{self.key}.have", encode_state(self.size_bytes, self.have.encode(), mtime_ns))
+                    sync_folder(self._folder)
         except LocalError as error:
             log.warning("part_not_saved key=%s error=%s", self.key, error)
         self._close()
 
     def discard(self) -> None:
         """Forget the part and remove its files."""
-        self._remove(f"{self.key}.part", f"{self.key}.have", f"{self.key}.have.new")
+        self._remove(f"{self.key}.part")
         self._close()
 
     def _remove(self, *names: str) -> None:

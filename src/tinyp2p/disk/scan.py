@@ -134,6 +134,11 @@ def root_identity(root: str) -> tuple[int, int] | None:
     return (found.st_dev, found.st_ino) if stat.S_ISDIR(found.st_mode) else None
 
 
+def stamp_of(status: os.stat_result) -> tuple[int, int, int, int]:
+    """What moves when a file is written to or replaced: size, mtime, ctime, inode."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
 def _components(path: str) -> list[bytes]:
     if not path:
         return []

@@ -112,6 +112,7 @@ class Target:
         self.path = path
         self.handle = handle
         self._made: set[str] = set()
+        self._unsynced: set[str] = set()
 
     @classmethod
     def open(cls, path: str) -> Target:
@@ -215,7 +216,7 @@ class Target:
         return True
 
     def place(self, source_folder: int, source_name: str, path: str, mode: int, mtime_ns: int, replace: os.stat_result | None = None) -> None:
-        """Give a finished, synced file its mode, its time and its final name, at once and durably.
+        """Give a finished, synced file its mode, its time and its final name, at once; the name is durable after `sync`.
 
         Nothing is overwritten: a taken name is FileExistsError. Only with `replace` the file there is replaced, if it still is what that stat shows.
         """
@@ -226,7 +227,13 @@ class Target:
                 os.replace(source_name, name, src_dir_fd=source_folder, dst_dir_fd=folder)
             else:
                 move_to_free_name(source_folder, source_name, folder, name)
-            sync_folder(folder)
+            self._unsynced.add("/".join(folders))
+
+    def sync(self) -> None:
+        """Make durable the names that were given."""
+        while self._unsynced:
+            with contextlib.suppress(LocalError, FileNotFoundError), self._folder([self._unsynced.pop()], create=False) as folder:
+                sync_folder(folder)
 
     def hash_existing(self, path: str) -> Cid:
         """The content id of a regular file that lies here; raises LocalError, also when it changes meanwhile."""

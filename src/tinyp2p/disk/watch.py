@@ -1,8 +1,8 @@
 """Which folders of a share have changed, as the operating system tells it through watchfiles.
 
-Owns the watcher's thread and its restarts. Leaves out looking at the folders (scan.py), polling where watching fails, and the walks that make up
-for what a watcher loses: what appears in a fresh folder before that is watched itself and, once the limit of inotify is reached, whatever happens
-in new folders.
+Owns the watcher's thread. Leaves out looking at the folders (scan.py), what to do when watching fails, as it does at the first name that is not
+UTF-8, and the walks that make up for what a watcher loses: what appears in a fresh folder before that is watched itself and, once the limit of
+inotify is reached, whatever happens in new folders.
 """
 
 from __future__ import annotations
@@ -24,15 +24,12 @@ log = logging.getLogger(__name__)
 STEP_MS = 50
 DEBOUNCE_MS = 200
 IDENTITY_CHECK_S = 1.0
-REST_MAX_S = 30.0
-CALM_S = 60.0
-STARTS_MAX = 3
 WATCH_LIMIT = "/proc/sys/fs/inotify/max_user_watches"
 LIMIT_SHARE = 0.8  # other programs watch too
 
 
 class WatchFailed(LocalError):
-    """A share cannot be watched, or no longer; its folder must be polled."""
+    """A share cannot be watched, or no longer; its folder must be walked, and may then be watched again."""
 
     code = "watch_failed"
 
@@ -47,10 +44,9 @@ def watch_limit() -> int | None:
 
 
 async def watch(root: str, stop: asyncio.Event) -> AsyncGenerator[set[str], None]:
-    """The folders whose content may have changed ("" is the root), until `stop` is set; raises WatchFailed where only polling helps.
+    """The folders whose content may have changed ("" is the root), until `stop` is set; raises WatchFailed.
 
-    The first set is empty: changes are seen from then on, so that nothing falls between it and a walk begun after it. When the watcher had to be
-    restarted, all folders come.
+    The first set is empty: changes are seen from then on, so that nothing falls between it and a walk begun after it.
     """
     watcher = _Watcher(root, stop)
     watcher.thread.start()
@@ -89,15 +85,13 @@ class _Watcher:
         self._given_root = root
         self._root = os.path.realpath(root)
         self._identity = root_identity(root)
-        self._watching_since: float | None = None
+        self._is_in_place = False
         self._check_due = 0.0
-        self._starts = 0
 
     def is_set(self) -> bool:
-        if self._watching_since is None:
-            self._watching_since = time.monotonic()
-            self._tell(_all_folders(self._root) if self._starts else set())
-            self._starts += 1
+        if not self._is_in_place:
+            self._is_in_place = True
+            self._tell(set())
         return self._is_over() or not self._is_same_root()
 
     def _is_over(self) -> bool:
@@ -127,7 +121,7 @@ class _Watcher:
     def _run(self) -> None:
         failure = None
         try:
-            self._watch_until_over()
+            self._watch()
             if not self._is_over():
                 failure = WatchFailed(f"{self._given_root} is not the folder any more that was watched.")
         except (OSError, RuntimeError, ValueError) as error:
@@ -136,26 +130,7 @@ class _Watcher:
         finally:
             self._tell(None, failure, ended=True)
 
-    def _watch_until_over(self) -> None:
-        """Watch, and start again where watchfiles gives up: it does at the first name that is not UTF-8, and loses what it had gathered."""
-        rest_s = 0.0
-        failed_starts = 0
-        while not self._is_over():
-            self._watching_since = None
-            try:
-                self._watch_once()
-                return
-            except RuntimeError as error:
-                failed_starts = failed_starts + 1 if self._watching_since is None else 0
-                if failed_starts == STARTS_MAX:
-                    raise
-                if self._watching_since is not None and time.monotonic() - self._watching_since > CALM_S:
-                    rest_s = 0.0
-                log.info("watch_restarted rest_s=%.1f cause=%r", rest_s, str(error))
-                self._rest(rest_s)
-                rest_s = min(max(1.0, 2 * rest_s), REST_MAX_S)
-
-    def _watch_once(self) -> None:
+    def _watch(self) -> None:
         # Takes 40 ms, which only who shares something shall pay.
         from watchfiles import Change
         from watchfiles import watch as watch_files
@@ -167,11 +142,6 @@ class _Watcher:
             folders = _folders_of(os.fsencode(self._root), [(change != Change.deleted, os.fsencode(path)) for change, path in changes])
             if folders:
                 self._tell(folders)
-
-    def _rest(self, rest_s: float) -> None:
-        end = time.monotonic() + rest_s
-        while time.monotonic() < end and not self._is_over():
-            time.sleep(STEP_MS / 1000)
 
 
 def _is_hidden(relative: bytes) -> bool:
@@ -196,13 +166,3 @@ def _is_directory(path: bytes) -> bool:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except OSError:
         return False
-
-
-def _all_folders(root: str) -> set[str]:
-    raw_root = os.fsencode(root)
-    folders = {""}
-    for folder, names, _ in os.walk(raw_root):
-        names[:] = [name for name in names if not name.startswith(b".")]
-        prefix = folder[len(raw_root) :].lstrip(b"/")
-        folders.update(path_from_bytes(os.path.join(prefix, name)) for name in names)
-    return folders

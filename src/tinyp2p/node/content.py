@@ -11,16 +11,16 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
 from weakref import WeakValueDictionary
 
-from ..core.chunks import Bitmap, Manifest, chunk_count, chunk_hash, chunk_length
+from ..core.chunks import Manifest, chunk_count, chunk_length, is_chunk
 from ..core.members import Members
 from ..core.wire import Growing, Have
 from ..disk.catalogs import Catalogs
-from ..disk.hasher import Changed, Hashed, hash_file
+from ..disk.hasher import Changed, hash_file
 from ..disk.local import Local, LocalFile
-from ..disk.scan import open_inside
+from ..disk.parts import Part
+from ..disk.scan import open_inside, stamp_of
 from ..errors import AnswerError, TinyP2PError
 from ..limits import CHUNK_SIZE, HASH_SIZE, MAX_GROWING_OF_ONE
 from ..model import Cid, MemberId, ShareKey
@@ -34,25 +34,6 @@ ASKED_FOR_S, KEPT_S = 60.0, 60.0
 HASH_AT_ONCE, HASH_AT_ONCE_FOR_ONE = 4, 2
 NOT_HERE = AnswerError(404, "not_here", "This is not here, or not for you.")
 CHANGED = AnswerError(409, "changed", "The file has changed.")
-
-
-class Partial(Protocol):
-    """A file that is being fetched, as far as it is here."""
-
-    have: Bitmap
-    size_bytes: int
-
-    def read_range(self, start: int, length: int) -> bytes | None: ...
-
-
-class Source(Protocol):
-    """Bytes that can be read: `read` blocks and raises AnswerError."""
-
-    size_bytes: int
-
-    def read(self, start: int, length: int) -> bytes: ...
-
-    def close(self) -> None: ...
 
 
 class FileSource:
@@ -74,17 +55,12 @@ class FileSource:
             raise
 
     def _check(self) -> None:
-        found = os.fstat(self.handle)
-        if (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino) != (
-            self.file.size,
-            self.file.mtime_ns,
-            self.file.ctime_ns,
-            self.file.inode,
-        ):
+        if stamp_of(os.fstat(self.handle)) != self.file.stamp:
             self.on_change(self.file)
             raise CHANGED
 
     def read(self, start: int, length: int) -> bytes:
+        """Blocks; raises AnswerError."""
         data = os.pread(self.handle, length, start)
         self._check()
         if len(data) != length:
@@ -96,18 +72,24 @@ class FileSource:
 
 
 class PartialSource:
-    def __init__(self, partial: Partial) -> None:
-        self.partial = partial
-        self.size_bytes = partial.size_bytes
+    """What is here of a file that is being fetched."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self.size_bytes = part.size_bytes
 
     def read(self, start: int, length: int) -> bytes:
-        data = self.partial.read_range(start, length)
+        """Blocks; raises AnswerError."""
+        data = self.part.read_range(start, length)
         if data is None:
             raise NOT_HERE
         return data
 
     def close(self) -> None:
         pass
+
+
+Source = FileSource | PartialSource
 
 
 @dataclass(slots=True)
@@ -136,12 +118,11 @@ class Content:
         self.catalogs = catalogs
         self.local = local
         self.root_of = root_of
-        self.partial_of: Callable[[Cid], Partial | None] = lambda cid: None
+        self.partial_of: Callable[[Cid], Part | None] = lambda cid: None
         self.on_change: Callable[[LocalFile], None] = lambda file: None
         self.uploaded: dict[MemberId, int] = defaultdict(int)
         self.served: dict[tuple[str, MemberId, str], int] = defaultdict(int)
-        self._fetching: dict[Cid, dict[MemberId, float]] = {}
-        self._prune_s = 0.0
+        self._asked: dict[Cid, dict[MemberId, float]] = {}
         self._growths: dict[tuple[str, str, int, int], _Growth] = {}
         # Threads of its own: large files that are asked for must not keep everything else from a thread.
         self._hashing = ThreadPoolExecutor(HASH_AT_ONCE, "hash-on-demand")
@@ -165,7 +146,7 @@ class Content:
         files = [file for file in self.local.files_of(cid) if self.may_see(member, ShareKey(self.me, file.share))]
         return [(root, file) for file in files if (root := self.root_of(file.share)) is not None]
 
-    def partial_for(self, member: MemberId, cid: Cid) -> Partial | None:
+    def partial_for(self, member: MemberId, cid: Cid) -> Part | None:
         """What I am fetching, for those who may see it where others than themselves list it."""
         partial = self.partial_of(cid)
         if partial is None or not any(key.member != member and self.may_see(member, key) for key in self.catalogs.listing(cid)):
@@ -178,44 +159,33 @@ class Content:
         problem: AnswerError = NOT_HERE
         for root, file in self.files_for(member, cid):
             try:
-                source: Source = FileSource(root, file, self.on_change)
+                return FileSource(root, file, self.on_change)
             except AnswerError as error:
                 problem = error
-                continue
-            self._note_fetching(member, cid)
-            return source
         partial = self.partial_for(member, cid)
         if partial is None:
             raise problem
-        self._note_fetching(member, cid)
         return PartialSource(partial)
 
-    def _note_fetching(self, member: MemberId, cid: Cid) -> None:
-        now = time.monotonic()
-        fetching = self._fetching.setdefault(cid, {})
-        fetching[member] = now
-        if now > self._prune_s:
-            self._prune_s = now + FETCHING_FOR_S
-            old = [known for known, who in list(self._fetching.items()) if max(list(who.values())) < now - FETCHING_FOR_S]
-            for known in old:
-                self._fetching.pop(known, None)
-
     def have(self, member: MemberId, cid: Cid) -> Have:
+        """What is here of a content, and who else has asked of late, as everyone does each second that fetches a large one."""
         files = self.files_for(member, cid)
         partial = self.partial_for(member, cid) if not files else None
         if not files and partial is None:
             raise NOT_HERE
         now = time.monotonic()
-        fetching = [other for other, at in self._fetching.get(cid, {}).items() if other != member and now - at < FETCHING_FOR_S][:64]
-        self._note_fetching(member, cid)
+        asked = self._asked[cid] = self._asked.pop(cid, {})  # the last asked for comes last
+        others = [other for other, at in asked.items() if other != member and now - at < FETCHING_FOR_S][:64]
+        asked[member] = now
+        while max(self._asked[oldest := next(iter(self._asked))].values()) < now - FETCHING_FOR_S:
+            del self._asked[oldest]
         if partial is None:
-            return Have(files[0][1].size, True, b"", list(fetching))
-        return Have(partial.size_bytes, partial.have.complete, partial.have.encode(), list(fetching))
+            return Have(files[0][1].size, True, b"", list(others))
+        return Have(partial.size_bytes, partial.have.complete, partial.have.encode(), list(others))
 
     def manifest(self, member: MemberId, cid: Cid, manifest_of: Callable[[Cid], Manifest | None]) -> Manifest:
         if not self.files_for(member, cid) and self.partial_for(member, cid) is None:
             raise NOT_HERE
-        self._note_fetching(member, cid)
         manifest = self.local.manifest(cid) or manifest_of(cid)
         if manifest is None:
             raise NOT_HERE
@@ -228,8 +198,7 @@ class Content:
             if chunk >= chunk_count(file.size):
                 continue
             with contextlib.closing(FileSource(root, file, self.on_change)) as source:
-                found = chunk_hash(source.read(chunk * CHUNK_SIZE, chunk_length(file.size, chunk)))
-            good = found == manifest.hash_of(chunk) if manifest else Manifest(file.size, found).cid == cid
+                good = is_chunk(cid, manifest, file.size, chunk, source.read(chunk * CHUNK_SIZE, chunk_length(file.size, chunk)))
             if not good:
                 log.warning("content damaged share=%s path=%r chunk=%d", file.share, file.path, chunk)
                 self.on_change(file)
@@ -270,7 +239,7 @@ class Content:
         growth.asked_s = time.monotonic()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GROW_WAIT_S):
-                while growth.cid is None and not growth.failed and len(growth.hashes) <= after * HASH_SIZE:
+                while not growth.ended and len(growth.hashes) <= after * HASH_SIZE:
                     growth.moved.clear()
                     await growth.moved.wait()
         if growth.failed:
@@ -290,7 +259,7 @@ class Content:
         turns = self._turns.setdefault(growth.asker, asyncio.Semaphore(HASH_AT_ONCE_FOR_ONE))
         try:
             async with turns:
-                done: Hashed = await loop.run_in_executor(self._hashing, hash_file, root, path, arrived)
+                done = await loop.run_in_executor(self._hashing, hash_file, root, path, arrived)
             await asyncio.to_thread(self.local.hashed, share, [(path, done)])
             growth.cid = Manifest(done.size, done.hashes).cid
         except (Changed, OSError, TinyP2PError) as error:

@@ -1,23 +1,34 @@
-"""One file on its way: its sources at work, each chunk verified and written before it counts, liars found out (docs/protocol.md, section 5).
+"""One file on its way: its sources at work, each chunk verified and written before it counts, hope given up in time (docs/protocol.md, section 5).
 
-The picker decides what to ask of whom; this file asks, checks and stores. Which files to fetch and where they go is getting.py.
+The picker decides what to ask of whom; this file asks, checks and stores. Who may be a source is swarm.py; which files to fetch is getting.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
+import time
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 
-from ..core.chunks import Bitmap, Manifest, chunk_length
+from ..core.chunks import Bitmap, Manifest, chunk_count, chunk_length, is_chunk
 from ..core.picker import Picker, Request
-from ..core.wire import Have, Recheck, Rechecked
+from ..core.wire import Have
 from ..disk.parts import Part
-from ..errors import AnswerError, TinyP2PError
-from ..limits import CHUNK_SIZE, COMMIT_BYTES, CONNECTIONS_PER_SOURCE, REQUESTS_PER_CONNECTION, RETRY_FIRST_S, RETRY_MAX_S, SOURCES_PER_FILE
+from ..errors import AnswerError, NotAllHere, RemoteError, Unreachable, WrongBytes
+from ..limits import (
+    CHUNK_SIZE,
+    CONNECTIONS_PER_SOURCE,
+    HASH_SIZE,
+    MAX_MANIFEST_BYTES,
+    REQUESTS_PER_CONNECTION,
+    RETRY_FIRST_S,
+    RETRY_MAX_S,
+    SOURCES_PER_FILE,
+)
 from ..model import Cid, MemberId
 from ..net.client import Connection
 from .lanes import Lanes
@@ -27,7 +38,21 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.2
 HAVE_S = 1.0
 PIECES_WAITING = 24
-Sources = Callable[[], list[MemberId]]
+PATIENCE_S = 8.0
+REFUSED_S = 2.0
+CHANCE = random.Random()
+
+
+class Offline(NotAllHere):
+    code = "offline"
+
+
+class WrongSize(WrongBytes):
+    """A catalog names a size that its content id does not have; nobody can ever send that."""
+
+
+class Moved(NotAllHere):
+    code = "changed"
 
 
 class RangeSink:
@@ -35,10 +60,9 @@ class RangeSink:
 
     def __init__(self, download: Download, request: Request, connection: Connection) -> None:
         self.download = download
-        self.request = request
         self.connection = connection
         self.next_index = request.first
-        self.checking: set[asyncio.Future[bool]] = set()
+        self.checking: list[asyncio.Future[bool]] = []
 
     def take_buffer(self, size_bytes: int) -> memoryview:
         return self.download.lanes.take_buffer(size_bytes)
@@ -49,56 +73,67 @@ class RangeSink:
 
 
 class Download:
-    """Fetches one content into a part; `run` ends when the part is complete."""
+    """Fetches one content into a part; `run` ends when the part is complete.
+
+    `sources` tells whom to ask, given the members that others said are fetching it too; `away_since` since when, by the monotonic clock, all
+    who list it are known to be away. A content of one chunk needs no manifest: its id says what its hash must be.
+    """
 
     def __init__(
-        self, cid: Cid, manifest: Manifest, part: Part, lanes: Lanes, sources: Sources, rate: Rate, on_bytes: Callable[[MemberId, int], None]
+        self,
+        cid: Cid,
+        part: Part,
+        manifest: Manifest | None,
+        lanes: Lanes,
+        sources: Callable[[Iterable[MemberId]], list[MemberId]],
+        away_since: Callable[[], float | None],
+        rate: Rate,
+        on_bytes: Callable[[MemberId, int], None],
+        wait_s: float,
     ) -> None:
         self.cid = cid
-        self.manifest = manifest
         self.part = part
+        self.manifest = manifest
         self.lanes = lanes
         self.sources = sources
+        self.away_since = away_since
         self.rate = rate
         self.on_bytes = on_bytes
-        self.picker = Picker(part.have, random.Random(), rate.bytes_per_s)
+        self.wait_s = max(wait_s, PATIENCE_S)
+        self.is_small = part.size_bytes <= CHUNK_SIZE
+        self.picker = Picker(part.have, CHANCE, rate.bytes_per_s)
         self.bytes_from: dict[MemberId, int] = defaultdict(int)
-        self.received_bytes = 0
-        self.idle_since_s: float | None = None
-        self.refusal: AnswerError | None = None
         self._loop = asyncio.get_running_loop()
         self._moved = asyncio.Event()
         self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._learning = asyncio.Lock()
         self._workers: dict[MemberId, asyncio.Task[None]] = {}
-        self._questions: set[asyncio.Task[None]] = set()
         self._found: set[MemberId] = set()
-        self._retry_s: dict[MemberId, tuple[float, float]] = {}
-        self._dropped: set[MemberId] = set()
+        self._resting: dict[MemberId, tuple[float, float]] = {}  # until when a source that failed is left alone, and for how long
+        self._refused = False
+        self._began_s = time.monotonic()
+        self._hope_s = -math.inf  # when somebody last did something for us
+        self._at_work = 0
         self._waiting = 0
-        self._uncommitted = 0
-        self._committing: asyncio.Future[None] | None = None
         self._paused: set[Connection] = set()
 
     # --- the whole --------------------------------------------------------------------------------------------------
     async def run(self) -> None:
-        """Fetch until complete; raises LocalError (a full disk), or is cancelled by whoever loses patience with `idle_since_s`."""
-        if self.picker.complete:
-            return
-        recruiting = asyncio.create_task(self._recruit())
-        recruiting.add_done_callback(self._recruited)
+        """Fetch until complete; raises Offline or Moved where there is no hope, DiskFull and other LocalErrors."""
         try:
-            await asyncio.shield(self._ended)
+            if self.manifest is not None:
+                await self._learned(self.manifest)
+            while not self._ended.done():
+                self._recruit()
+                await asyncio.sleep(0)  # for those who are new to begin
+                self._check_hope()
+                await asyncio.wait([self._ended, *self._workers.values()], timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+            self._ended.result()
         finally:
-            tasks = [recruiting, *self._workers.values(), *self._questions]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            if self._committing is not None:
-                await asyncio.gather(self._committing, return_exceptions=True)
-
-    def _recruited(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:
-            self._end(task.exception())
+            workers = list(self._workers.values())
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
 
     def _end(self, error: BaseException | None = None) -> None:
         if not self._ended.done():
@@ -106,204 +141,173 @@ class Download:
                 self._ended.set_result(None)
             else:
                 self._ended.set_exception(error)
-                self._ended.exception()
+                self._ended.exception()  # who has given up already need not hear of it
+
+    def _check_hope(self) -> None:
+        """Nobody at work: wait for a while, but not anew with each file for members that have been away for longer than that."""
+        if self._at_work:
+            return
+        away_since_s = self.away_since()
+        waiting_since_s = max(self._hope_s, self._began_s if away_since_s is None else away_since_s)
+        if time.monotonic() - waiting_since_s > (REFUSED_S if self._refused else self.wait_s):
+            if self._refused:
+                raise Moved("It has changed or gone where it was.", "Run the same command again.")
+            raise Offline("Nobody who holds it is online now.", "Run the same command again later, or with --wait 1h.")
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        self._at_work += 1
+        try:
+            yield
+        finally:
+            self._at_work -= 1
 
     # --- sources ----------------------------------------------------------------------------------------------------
-    async def _recruit(self) -> None:
+    def _recruit(self) -> None:
         """Put every source to work that is there, and those again that come back."""
-        while True:
-            now = self._loop.time()
-            for source in dict.fromkeys([*self.sources(), *self._found]):
-                if len(self._workers) >= SOURCES_PER_FILE:
-                    break
-                if source not in self._workers and self._may_ask(source, now):
-                    task = self._workers[source] = asyncio.create_task(self._work(source))
-                    task.add_done_callback(lambda done, source=source: self._workers.pop(source, None))  # type: ignore[misc]
-            if self._workers:
-                self.idle_since_s = None
-            elif self.idle_since_s is None:
-                self.idle_since_s = now
-            await asyncio.sleep(LOOK_S)
-
-    def _may_ask(self, source: MemberId, now: float) -> bool:
-        return source not in self._dropped and source not in self.lanes.liars and now >= self._retry_s.get(source, (0.0, 0.0))[0]
+        for source in self.sources(self._found):
+            if len(self._workers) >= (1 if self.is_small else SOURCES_PER_FILE):
+                return
+            if source not in self._workers and time.monotonic() >= self._resting.get(source, (0.0, 0.0))[0]:
+                task = self._workers[source] = asyncio.create_task(self._work(source))
+                task.add_done_callback(lambda done, source=source: self._left(source, done))  # type: ignore[misc]
 
     async def _work(self, source: MemberId) -> None:
         """All that one source does for this file."""
-        try:
-            await self._ask_have(source)
-            lanes = [asyncio.create_task(self._lane(source)) for _ in range(CONNECTIONS_PER_SOURCE)]
-            try:
-                while not all(lane.done() for lane in lanes):
-                    await asyncio.wait(lanes, timeout=HAVE_S, return_when=asyncio.FIRST_EXCEPTION)
-                    failed = [lane for lane in lanes if lane.done() and lane.exception() is not None]
-                    if failed:
-                        await failed[0]
-                    await self._ask_have(source)
-            finally:
-                for lane in lanes:
-                    lane.cancel()
-                await asyncio.gather(*lanes, return_exceptions=True)
-        except TinyP2PError as error:
-            wait_s = min(self._retry_s.get(source, (0.0, RETRY_FIRST_S / 2))[1] * 2, RETRY_MAX_S)
-            self._retry_s[source] = (self._loop.time() + wait_s, wait_s)
-            self.refusal = error if isinstance(error, AnswerError) else self.refusal
+        async with AsyncExitStack() as lanes, asyncio.TaskGroup() as tasks:
+            with self._working():
+                await self._begin(source)
+                for _ in range(1 if self.is_small else CONNECTIONS_PER_SOURCE):
+                    connection = await lanes.enter_async_context(self.lanes.lane(source))
+                    for _ in range(1 if self.is_small else REQUESTS_PER_CONNECTION):
+                        tasks.create_task(self._slot(connection, source))
+                await asyncio.sleep(0)  # until these are at work
+            while not self.is_small:
+                await asyncio.sleep(HAVE_S)
+                await self._ask_have(source)
+
+    def _left(self, source: MemberId, done: asyncio.Task[None]) -> None:
+        """A source's work has ended: by its fault it rests for a while, by ours all ends."""
+        del self._workers[source]
+        self.picker.source_left(source)
+        self._moved.set()
+        error = None if done.cancelled() else done.exception()
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if isinstance(error, WrongSize):
+            self._end(error)
+        elif isinstance(error, RemoteError | Unreachable):
+            wait_s = min(2 * self._resting.get(source, (0.0, RETRY_FIRST_S / 2))[1], RETRY_MAX_S)
+            self._resting[source] = (time.monotonic() + wait_s, wait_s)
+            self._refused |= isinstance(error, AnswerError)
             log.info("source left cid=%s source=%s error=%s", self.cid, source, error)
-        finally:
-            self.picker.source_left(source)
-            self._moved.set()
+        elif error is not None:
+            self._end(error)
+
+    async def _begin(self, source: MemberId) -> None:
+        """Learn what must be known before anything can be asked for."""
+        if self.is_small:
+            self.picker.source_joined(source, None)
+            return
+        async with self._learning:
+            if self.manifest is None:
+                connection = await self.lanes.dialer.control(source)
+                limit = min(8 + HASH_SIZE * chunk_count(self.part.size_bytes), MAX_MANIFEST_BYTES)
+                await self._learned(Manifest.decode(await connection.ask("GET", f"/v1/manifest/{self.cid}", limit=limit), self.cid))
+        await self._ask_have(source)
+
+    async def _learned(self, manifest: Manifest) -> None:
+        """The chunks' hashes are here: what an unclean end left behind can be judged by them."""
+        if manifest.size_bytes != self.part.size_bytes:
+            raise WrongSize(f"Its owner lists it with {self.part.size_bytes} bytes, but its content has {manifest.size_bytes}.")
+        if self.part.resumed_dirty:
+            await asyncio.to_thread(self.part.recheck, manifest)
+            self.picker = Picker(self.part.have, CHANCE, self.rate.bytes_per_s)
+        self.manifest = manifest
+        if self.picker.complete:
+            self._end()
 
     async def _ask_have(self, source: MemberId) -> None:
         """Learn what a source holds by now, and who else is fetching."""
         connection = await self.lanes.dialer.control(source)
         have = await connection.call("GET", f"/v1/have/{self.cid}", Have)
-        bitmap = None if have.complete else Bitmap(len(self.manifest), have.have)
+        bitmap = None if have.complete else Bitmap(self.part.have.length, have.have)
         self.picker.source_joined(source, bitmap)
         self._found |= {MemberId(member) for member in have.fetching if member != self.lanes.me}
         self._moved.set()
 
     # --- asking -----------------------------------------------------------------------------------------------------
-    async def _lane(self, source: MemberId) -> None:
-        """One connection to a source, kept busy by several requests in a row."""
-        connection = await self.lanes.checkout(source)
-        try:
-            async with asyncio.TaskGroup() as slots:
-                for _ in range(REQUESTS_PER_CONNECTION):
-                    slots.create_task(self._slot(connection, source))
-        except* TinyP2PError as errors:
-            raise errors.exceptions[0] from None
-        finally:
-            if connection in self._paused:
-                self._paused.discard(connection)
-                connection.resume()
-            self.lanes.checkin(connection)
-
     async def _slot(self, connection: Connection, source: MemberId) -> None:
+        """One request after the other on a connection; two such slots keep it busy."""
         while not self.picker.complete:
-            async with self.rate:
-                request = self.picker.next_request(source, self._loop.time())
-                self.rate.moved(self._size_of(request) if request else 0)
-            if request is not None:
-                await self._request(connection, request)
-            else:
-                self._moved.clear()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_S):
-                        await self._moved.wait()
+            with self._working():
+                async with self.rate:
+                    request = self.picker.next_request(source, self._loop.time())
+                    self.rate.moved(self._size_of(request) if request else 0)
+                if request is not None:
+                    await self._request(connection, request)
+                    continue
+            self._moved.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._moved.wait()
 
     def _size_of(self, request: Request) -> int:
-        return sum(chunk_length(self.manifest.size_bytes, index) for index in request.chunks)
+        return sum(chunk_length(self.part.size_bytes, index) for index in request.chunks)
 
     async def _request(self, connection: Connection, request: Request) -> None:
         start = request.first * CHUNK_SIZE
-        end = start + self._size_of(request)
+        size = self._size_of(request)
         sink = RangeSink(self, request, connection)
         try:
-            headers = {"range": f"bytes={start}-{end - 1}"}
-            await connection.fetch(f"/v1/blob/{self.cid}", sink, end - start, headers)
+            headers = {"range": f"bytes={start}-{start + size - 1}"}
+            await connection.fetch(f"/v1/blob/{self.cid}", sink, size, headers)
         finally:
             if sink.checking:
                 await asyncio.wait(sink.checking)
             self.picker.request_ended(request)
+            self._hope_s = time.monotonic()
             self._moved.set()
 
     # --- receiving --------------------------------------------------------------------------------------------------
     def piece_arrived(self, sink: RangeSink, index: int, piece: memoryview) -> bool:
         """A chunk is in memory: check and write it in a thread; False asks the connection to wait."""
-        source = sink.connection.peer.member
-        self.received_bytes += len(piece)
-        self.on_bytes(source, len(piece))
+        self.on_bytes(sink.connection.peer.member, len(piece))
         self._waiting += 1
         checking = self._loop.run_in_executor(self.lanes.threads, self._store, index, piece)
-        sink.checking.add(checking)
-        checking.add_done_callback(lambda done: self._checked(sink, source, index, piece, done))
-        if self._must_wait():
-            self._paused.add(sink.connection)
-            return False
-        return True
+        sink.checking.append(checking)
+        checking.add_done_callback(lambda done: self._checked(sink.connection.peer.member, index, piece, done))
+        if self._waiting < PIECES_WAITING:
+            return True
+        self._paused.add(sink.connection)
+        return False
 
     def _store(self, index: int, piece: memoryview) -> bool:
-        if not self.manifest.is_chunk(index, piece):
-            return False
-        self.part.write(index, piece)
-        self.part.arrived(index)
-        return True
+        is_good = is_chunk(self.cid, self.manifest, self.part.size_bytes, index, piece)
+        if is_good:
+            self.part.write(index, piece)
+        return is_good
 
-    def _checked(self, sink: RangeSink, source: MemberId, index: int, piece: memoryview, done: asyncio.Future[bool]) -> None:
-        sink.checking.discard(done)
+    def _checked(self, source: MemberId, index: int, piece: memoryview, done: asyncio.Future[bool]) -> None:
         self._waiting -= 1
         self.lanes.give_buffer(piece)
-        error = None if done.cancelled() else done.exception()
+        while self._paused and self._waiting < PIECES_WAITING:
+            self._paused.pop().resume()
+        error = done.exception()
         if error is not None:
             self._end(error)
-        elif not done.cancelled() and done.result():
-            self._chunk_good(source, index)
-        elif not done.cancelled():
+        elif not done.result():
             self._chunk_wrong(source, index)
-        if self._paused and not self._must_wait():
-            for connection in self._paused:
-                connection.resume()
-            self._paused.clear()
-
-    def _must_wait(self) -> bool:
-        return self._waiting >= PIECES_WAITING or (self._committing is not None and self._uncommitted >= COMMIT_BYTES)
-
-    def _chunk_good(self, source: MemberId, index: int) -> None:
-        length = chunk_length(self.manifest.size_bytes, index)
-        if self.picker.chunk_arrived(source, index, self._loop.time()):
-            self.bytes_from[source] += length
-            self._retry_s.pop(source, None)
-        self._uncommitted += length
-        if self._uncommitted >= COMMIT_BYTES and self._committing is None:
-            self._uncommitted = 0
-            self._committing = self._loop.run_in_executor(None, self.part.commit)
-            self._committing.add_done_callback(self._committed)
+        elif self.picker.chunk_arrived(source, index, self._loop.time()):
+            self.bytes_from[source] += len(piece)
+            self._resting.pop(source, None)
         self._moved.set()
         if self.picker.complete:
             self._end()
 
-    def _committed(self, done: asyncio.Future[None]) -> None:
-        self._committing = None
-        error = None if done.cancelled() else done.exception()
-        if error is not None:
-            self._end(error)
-        for connection in self._paused:
-            connection.resume()
-        self._paused.clear()
-
-    # --- wrong bytes ------------------------------------------------------------------------------------------------
     def _chunk_wrong(self, source: MemberId, index: int) -> None:
-        """A disk may err: ask the source to look again. One that insists and errs again lies."""
-        self.picker.chunk_wrong(source, index)
-        if source in self.lanes.insisted:
-            log.warning("liar dropped member=%s cid=%s chunk=%d", source, self.cid, index)
-            self.lanes.liars.add(source)
-            self._drop(source)
-            return
-        log.warning("wrong bytes member=%s cid=%s chunk=%d", source, self.cid, index)
-        question = asyncio.create_task(self._question(source, index))
-        self._questions.add(question)
-        question.add_done_callback(self._questions.discard)
-
-    async def _question(self, source: MemberId, index: int) -> None:
-        if not await insists(self.lanes, source, self.cid, index):
-            self._drop(source)
-
-    def _drop(self, source: MemberId) -> None:
-        self._dropped.add(source)
-        worker = self._workers.get(source)
-        if worker is not None:
-            worker.cancel()
-
-
-async def insists(lanes: Lanes, source: MemberId, cid: Cid, index: int) -> bool:
-    """Whether a source that sent wrong bytes insists, after another look, that its copy of the chunk is good."""
-    try:
-        connection = await lanes.dialer.control(source)
-        good = (await connection.call("POST", f"/v1/recheck/{cid}", Rechecked, Recheck(index))).good
-    except TinyP2PError as error:
-        log.info("recheck failed member=%s error=%s", source, error)
-        return False
-    if good:
-        lanes.insisted.add(source)
-    return good
+        """Whoever sent it brings no more of this file."""
+        self.lanes.wrong_bytes(source, self.cid, index)
+        self._resting[source] = (math.inf, math.inf)
+        if source in self._workers:
+            self._workers[source].cancel()

@@ -12,16 +12,17 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from ..disk.notes import Notes, Placed
-from ..disk.part_files import list_parts
+from ..disk.part_files import stored_bytes
 from ..disk.parts import Part
-from ..disk.target import Target
+from ..disk.target import PARTS_FOLDER, Target
 from ..errors import DiskFull, LocalError, TinyP2PError
 from ..limits import CHUNK_SIZE, CONFIRM_BYTES, CONFIRM_FILES, FILES_AT_ONCE, FREE_SPACE_KEPT
-from ..model import Cid, Entry, MemberId
-from .plan import Item, Plan, is_ours_unedited, look_again
+from ..model import Cid, MemberId
+from .download import Offline
+from .plan import Item, Plan, look_at
 from .rate import Rate
 from .search import Search, Wish
-from .swarm import Offline, Swarm
+from .swarm import Swarm
 
 log = logging.getLogger(__name__)
 PROGRESS_S = 0.2
@@ -32,7 +33,7 @@ class Closing(Protocol):
     def close(self) -> None: ...
 
 
-T = TypeVar("T", bound=Closing)
+T = TypeVar("T", bound=Closing | None)
 DIFFERS = "Another file has that name here; it was left as it is. Replace it with --update, or use -o DIR."
 UPDATED = "The file here has been edited, or did not come from there; it was left as it is. Move it away, or use -o DIR."
 
@@ -69,7 +70,7 @@ class GetJob:
         self.events: asyncio.Queue[Event | None] = asyncio.Queue()
         self.counts: dict[str, int] = defaultdict(int)
         self.bytes_from: dict[MemberId, int] = defaultdict(int)
-        self.received_bytes = 0
+        self.received_from: dict[MemberId, int] = defaultdict(int)
         self.done_bytes = 0
         self.total_bytes = 0
         self.total_files = 0
@@ -83,9 +84,9 @@ class GetJob:
         wanted = plan.wanted()
         self.total_bytes = sum(item.entry.size for item in wanted)
         self.total_files = len(wanted)
-        free = self.target.free_bytes()
+        free, held = self.target.free_bytes(), self._held(wanted)
         kept = min(FREE_SPACE_KEPT, self.target.total_bytes() // 20)
-        if self.total_bytes > max(0, free - kept) and self.total_bytes - self._held(wanted) > max(0, free - kept):
+        if self.total_bytes - held > max(0, free - kept):
             raise DiskFull(
                 f"Needs {size_text(self.total_bytes)}, {size_text(free)} free in {self.target.path}; nothing fetched.", "Make room, or use -o DIR."
             )
@@ -94,8 +95,8 @@ class GetJob:
             "event": "plan",
             "files": self.total_files,
             "bytes": self.total_bytes,
-            "existing": sum(item.exists for item in plan.items),
-            "held": self._held(wanted),
+            "existing": sum(item.status == "exists" for item in plan.items),
+            "held": held,
             "directory": self.target.path,
             "needs_confirmation": large,
             "reason": f"{self.total_files:,} files, {size_text(self.total_bytes)}" if large else "",
@@ -103,8 +104,9 @@ class GetJob:
 
     def _held(self, wanted: list[Item]) -> int:
         """Bytes of what is wanted that came in earlier tries."""
-        stored = {part.key: part.stored_bytes for part in list_parts(self.target)}
-        return sum(min(item.entry.size, stored.get(item.cid or "", 0)) for item in wanted)
+        if self.target.stat(PARTS_FOLDER) is None:
+            return 0
+        return sum(min(item.entry.size, stored_bytes(self.target, item.cid)) for item in wanted if item.cid)
 
     # --- at work ----------------------------------------------------------------------------------------------------
     async def run(self, plan: Plan) -> AsyncIterator[Event]:
@@ -132,12 +134,13 @@ class GetJob:
     async def _work(self, plan: Plan) -> None:
         try:
             await asyncio.to_thread(self._make_folders, plan)
-            waiting = iter(sorted(plan.items, key=lambda item: (not item.exists, not item.differs)))
+            waiting = iter(sorted(plan.items, key=lambda item: item.status == "wanted"))
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(min(FILES_AT_ONCE, len(plan.items))):
                     tasks.create_task(self._take_from(waiting))
-            for path, entry, place in plan.links:
-                await asyncio.to_thread(self._make_link, path, entry, place)
+            for item in plan.links:
+                await asyncio.to_thread(self._make_link, item)
+            await asyncio.to_thread(self.target.sync)
         finally:
             self.events.put_nowait(None)
 
@@ -152,88 +155,85 @@ class GetJob:
             except LocalError as error:
                 log.info("folder not made path=%r error=%s", path, error)
 
-    def _make_link(self, path: str, entry: Entry, place: str) -> None:
+    def _make_link(self, item: Item) -> None:
         try:
-            status = "done" if self.target.make_symlink(path, entry.target or "") else "exists"
-            self._tell(status, place, path, entry.size, None)
+            made = self.target.make_symlink(item.path, item.entry.target or "")
+            self._tell(item, "done" if made else "exists")
         except FileExistsError:
-            self._tell("differs", place, path, entry.size, None, "Something else has that name here.")
+            self._tell(item, "differs", "Something else has that name here.")
         except LocalError as error:
-            self._tell("failed", place, path, entry.size, None, error.message)
+            self._tell(item, "failed", error.message)
 
     async def _have(self, item: Item) -> None:
         """One file, to its end; only a full disk ends the whole."""
         try:
-            if self._full is not None and not item.exists:
+            if self._full is not None and item.status != "exists":
                 raise self._full
             if item.cid is None:
                 item.cid = await self.swarm.resolve(item.key, item.entry)
             async with self.swarm.lock(item.cid):
-                if not item.exists:
-                    await asyncio.to_thread(look_again, item, self.target, self.notes, self.request.update)
-                if item.exists or item.differs:
-                    self._tell_item(item, "exists" if item.exists else "differs", {})
+                part = await opened(self._begin, item)
+                if part is None:
+                    self._tell(item, item.status)
                 else:
-                    self._tell_item(item, "done", await self._fetch(item, item.cid))
-        except DiskFull as error:
-            self._full = error
-            self._tell_item(item, "failed", {}, error.message)
-        except Offline as error:
-            self._tell_item(item, "offline", {}, error.message)
+                    self._tell(item, "done", bytes_from=await self._fetch(item, item.cid, part))
         except TinyP2PError as error:
             log.info("file not fetched place=%r error=%s", item.place, error)
-            self._tell_item(item, "failed", {}, error.message)
+            self._full = error if isinstance(error, DiskFull) else self._full
+            self._tell(item, "offline" if isinstance(error, Offline) else "failed", error.message)
 
-    async def _fetch(self, item: Item, cid: Cid) -> dict[MemberId, int]:
-        """Fetch and place one file."""
-        part = await opened(Part.open, self.target, cid, item.entry.size)
+    def _begin(self, item: Item) -> Part | None:
+        """A part to fetch into, where it is still to be fetched: another get may have put it there since, or its content was not known. Blocks."""
+        if item.status != "exists":
+            item.judge(look_at(item, item.path, self.target, self.notes), self.request.update)
+        return Part.open(self.target, item.cid or "", item.entry.size) if item.status == "wanted" else None
+
+    async def _fetch(self, item: Item, cid: Cid, part: Part) -> dict[MemberId, int]:
+        """Fetch and place one file; the bytes that counted by source."""
         self.done_bytes += min(part.have.count * CHUNK_SIZE, item.entry.size)
         try:
-            bytes_from = await self.swarm.fetch(cid, item.entry.size, part, item.holders, self.rate, self._arrived, self.request.wait_s)
-            await asyncio.to_thread(self._place, item, part)
+            bytes_from = await self.swarm.fetch(cid, part, item.holders, self.rate, self._arrived, self.request.wait_s)
+            note = await asyncio.to_thread(self._place, item, cid, part)
+            await self.notes.index.in_turn(self.notes.keep_placed, [(self.target.full_path(item.path), note)])
         finally:
-            await asyncio.to_thread(part.close)
+            if part.is_open:
+                await asyncio.to_thread(part.close)
         for member, size in bytes_from.items():
             self.bytes_from[member] += size
         return bytes_from
 
+    @property
+    def received_bytes(self) -> int:
+        return sum(self.received_from.values())
+
     def _arrived(self, member: MemberId, size: int) -> None:
-        self.received_bytes += size
+        self.received_from[member] += size
         self.done_bytes += size
 
-    def _place(self, item: Item, part: Part) -> None:
+    def _place(self, item: Item, cid: Cid, part: Part) -> Placed:
         """Give the finished file its name; one that is taken meanwhile is never overwritten. Blocks."""
-        assert item.cid is not None
         # Judged now, not when the download began: what somebody edited meanwhile is theirs.
-        replace = self.target.stat(item.path) if self.request.update and is_ours_unedited(item, self.target, self.notes) else None
-        entry = item.entry
-        for name in [item.path, *(name for name in item.names if name != item.path)]:
+        replace = self.target.stat(item.path) if self.request.update else None
+        if replace is not None and look_at(item, item.path, self.target, self.notes) != "ours":
+            replace = None
+        for name in dict.fromkeys([item.path, *item.names]):
             try:
-                part.finish(name, entry.mode, entry.mtime_ns, replace)
+                placed = part.finish(name, item.entry.mode, item.entry.mtime_ns, replace)
             except FileExistsError:
                 replace = None
                 continue
             item.path = name
-            found = self.target.stat(name)
-            if found is not None:
-                placed = Placed(item.place, item.cid, found.st_size, found.st_mtime_ns, found.st_ino)
-                self.notes.keep_placed([(self.target.full_path(name), placed)])
-            return
+            return Placed(item.place, cid, placed.st_size, placed.st_mtime_ns, placed.st_ino)
         raise LocalError(f"{item.path} has been made by somebody else meanwhile; it was left as it is.")
 
     # --- events -----------------------------------------------------------------------------------------------------
-    def _tell_item(self, item: Item, status: str, bytes_from: dict[MemberId, int], reason: str = "") -> None:
+    def _tell(self, item: Item, status: str, reason: str = "", bytes_from: dict[MemberId, int] | None = None) -> None:
         if not reason and status == "differs":
             reason = UPDATED if self.request.update else DIFFERS
-        self._tell(status, item.place, item.path, item.entry.size, item.cid, reason, {str(member): size for member, size in bytes_from.items()})
-
-    def _tell(
-        self, status: str, place: str, path: str, size: int, cid: str | None, reason: str = "", bytes_from: dict[str, int] | None = None
-    ) -> None:
         self.counts[status] += 1
-        self.counts["bytes"] += size if status == "done" else 0
-        event = {"event": "file", "place": place, "path": self.target.full_path(path), "size": size, "cid": cid, "status": status}
-        self.events.put_nowait({**event, "bytes_from": bytes_from or {}, "reason": reason})
+        self.counts["bytes"] += item.entry.size if status == "done" else 0
+        told = {"place": item.place, "path": self.target.full_path(item.path), "size": item.entry.size, "cid": item.cid, "status": status}
+        self.events.put_nowait({"event": "file", **told, "bytes_from": bytes_from or {}, "reason": reason})
 
     def _named(self, by_member: dict[MemberId, int]) -> dict[str, int]:
         names = self.search.names()
@@ -244,11 +244,6 @@ class GetJob:
         self._speed = [*self._speed[-24:], (now, self.received_bytes)]
         since, before = self._speed[0]
         rate = (self.received_bytes - before) / (now - since) if now > since else 0.0
-        active = [self.swarm.active[cid].bytes_from for cid in list(self.swarm.active)]
-        sources = dict(self.bytes_from)
-        for by_member in active:
-            for member, size in by_member.items():
-                sources[member] = sources.get(member, 0) + size
         left = max(0, self.total_bytes - self.done_bytes)
         return {
             "event": "progress",
@@ -258,7 +253,7 @@ class GetJob:
             "files_total": self.total_files,
             "rate": round(rate),
             "eta_s": round(left / rate, 1) if rate > 0 else None,
-            "sources": self._named(sources),
+            "sources": self._named(self.received_from),
         }
 
     @property
@@ -285,8 +280,13 @@ async def opened(open_it: Callable[..., T], *arguments: object) -> T:
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
-        opening.add_done_callback(lambda done: None if done.cancelled() or done.exception() else done.result().close())
+        opening.add_done_callback(_close_result)
         raise
+
+
+def _close_result(done: asyncio.Future[Any]) -> None:
+    if not done.cancelled() and done.exception() is None and done.result() is not None:
+        done.result().close()
 
 
 def size_text(size_bytes: float) -> str:

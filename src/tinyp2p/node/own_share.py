@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -88,7 +88,7 @@ class OwnShare:
 
     # --- when -------------------------------------------------------------------------------------------------------
     async def _watch(self) -> None:
-        """Follow events; where that is not possible, walk every few seconds instead."""
+        """Follow events; where that fails, walk instead, and try again after a few seconds."""
         while True:
             try:
                 if self.may_watch(self):
@@ -208,7 +208,7 @@ class OwnShare:
         if self.ignore is None or self.is_away():
             return
         found = chain.from_iterable(walk(self.folder, self.ignore, start) for start in starts)
-        while batch := await asyncio.to_thread(_take, found, FOLDERS_AT_ONCE):
+        while batch := await asyncio.to_thread(lambda: list(islice(found, FOLDERS_AT_ONCE))):
             if self.is_away():
                 return
             applied = await self.local.index.in_turn(self.local.apply_folders, self.name, batch)
@@ -266,10 +266,6 @@ class OwnShare:
             below = tuple(f"{folder}/" for folder in gone)
             for folder in [known for known in counts if f"{known}/".startswith(below)]:
                 del counts[folder]
-
-
-def _take(found: Iterator[tuple[str, Folder]], count: int) -> list[tuple[str, Folder]]:
-    return list(islice(found, count))
 
 
 def _look(root: str, folders: list[str], ignore: Ignore) -> list[tuple[str, Folder | OSError]]:

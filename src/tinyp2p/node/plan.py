@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ..core.names import fold, safe_path, with_label
-from ..disk.notes import Notes, Placed
+from ..disk.notes import Notes
 from ..disk.target import Target
 from ..errors import LocalError
 from ..model import Cid, Entry, MemberId, Place, ShareKey
+
+Look = Literal["free", "same", "ours", "user", "other"]
 
 
 @dataclass(slots=True)
@@ -23,8 +27,14 @@ class Item:
     holders: list[MemberId]
     cid: Cid | None
     path: str = ""
-    exists: bool = False
-    differs: bool = False
+    status: Literal["wanted", "exists", "differs"] = "wanted"
+
+    def judge(self, look: Look, update: bool) -> None:
+        """What to do, by what lies under the item's name: nothing is replaced but, with `update`, what a get put there."""
+        if look == "same":
+            self.status = "exists"
+        else:
+            self.status = "wanted" if look == "free" or (look == "ours" and update) else "differs"
 
 
 @dataclass(slots=True)
@@ -33,28 +43,27 @@ class Plan:
 
     items: list[Item] = field(default_factory=list)
     folders: list[tuple[str, Entry]] = field(default_factory=list)
-    links: list[tuple[str, Entry, str]] = field(default_factory=list)
+    links: list[Item] = field(default_factory=list)
 
     def wanted(self) -> list[Item]:
-        return [item for item in self.items if not item.exists and not item.differs]
+        return [item for item in self.items if item.status == "wanted"]
 
 
 def make_plan(found: Iterable[tuple[ShareKey, Entry]], names: dict[MemberId, str], target: Target, notes: Notes, update: bool) -> Plan:
     """Lay out the entries below the target folder. Blocks: looks at what lies there."""
     plan = Plan()
     files: dict[tuple[str, object, int], Item] = {}
-    folders: dict[str, str] = {}
-    ordered = sorted(found, key=lambda pair: (pair[0].member, pair[0].share, pair[1].path))
-    for key, entry in ordered:
+    taken: set[str] = set()
+    for key, entry in sorted(found, key=lambda pair: (pair[0].member, pair[0].share, pair[1].path)):
         path = safe_path(entry.path)
         owner = names.get(key.member, key.member)
         place = str(Place(owner, key.share, entry.path))
-        for above in _folders_above(path, entry.type == "d"):
-            folders.setdefault(fold(above), above)
+        above = fold(path).split("/")
+        taken.update("/".join(above[:count]) for count in range(1, len(above) + (entry.type == "d")))
         if entry.type == "d":
             plan.folders.append((path, entry))
         elif entry.type == "l":
-            plan.links.append((path, entry, place))
+            plan.links.append(Item(key, entry, place, [path], [], None, path))
         else:
             # The same path with the same content from several members is one file with several sources; a false size stands for itself.
             same = files.setdefault(
@@ -63,79 +72,40 @@ def make_plan(found: Iterable[tuple[ShareKey, Entry]], names: dict[MemberId, str
             )
             same.holders.append(key.member)
     plan.items = list(files.values())
-    choose_names(plan, folders, target, notes, update)
+    for item in plan.items:
+        choose_name(item, taken, target, notes, update)
+        taken.add(fold(item.path))
     return plan
 
 
-def _folders_above(path: str, itself: bool) -> list[str]:
-    parts = path.split("/")
-    return ["/".join(parts[:count]) for count in range(1, len(parts) + (1 if itself else 0))]
+def choose_name(item: Item, taken: set[str], target: Target, notes: Notes, update: bool) -> None:
+    """Give a file its name: the one under which its content lies here, else the first that no other get has taken."""
+    item.names = [name for name in item.names if fold(name) not in taken] or item.names[-1:]
+    looks: dict[str, Look] = {}
+    for name in item.names:
+        looks[name] = look_at(item, name, target, notes)
+        if looks[name] == "same":
+            break
+    # A user's own file is left as it is, and what was to go there gets no second name.
+    ranks = {"same": 0, "free": 1, "ours": 1, "user": 1, "other": 2}
+    item.path = min(looks, key=lambda name: ranks[looks[name]])
+    if item.cid is not None:  # else what it is shows only when its turn comes
+        item.judge(looks[item.path], update)
 
 
-def choose_names(plan: Plan, folders: dict[str, str], target: Target, notes: Notes, update: bool) -> None:
-    """Give each file its name: the one under which its content lies here, else the first that is free."""
-    taken = set(folders)
-    for item in plan.items:
-        item.names = [name for name in item.names if fold(name) not in taken] or item.names[-1:]
-        here = next((name for name in item.names if is_here(item, name, target, notes)), None)
-        free = next((name for name in item.names if is_free(item, name, target, notes)), None)
-        item.path = here or free or item.names[0]
-        item.exists = here is not None
-        item.differs = item.cid is not None and not item.exists and not may_place(item, target, notes, update)
-        taken.add(fold(item.path))
-
-
-def look_again(item: Item, target: Target, notes: Notes, update: bool) -> None:
-    """Just before fetching: another get may have put it there since, or its content was not known before."""
-    item.exists = is_here(item, item.path, target, notes)
-    item.differs = not item.exists and not may_place(item, target, notes, update)
-
-
-def may_place(item: Item, target: Target, notes: Notes, update: bool) -> bool:
-    """Whether nothing lies under the item's name, or only what --update may replace."""
+def look_at(item: Item, name: str, target: Target, notes: Notes) -> Look:
+    """What lies under a name: nothing, this content, what a get put there from this very place or from another, or what is the user's by now."""
     try:
-        return target.stat(item.path) is None or (update and is_ours_unedited(item, target, notes))
+        found, placed = target.stat(name), notes.placed(target.full_path(name))
     except LocalError:
-        return False  # something that is no folder stands in its way
-
-
-def is_here(item: Item, name: str, target: Target, notes: Notes) -> bool:
-    """Whether a regular file with this content lies under that name."""
-    if item.cid is None:
-        return False
-    try:
-        found = target.stat(name)
-        if found is None or found.st_size != item.entry.size:
-            return False
-        placed = notes.placed(target.full_path(name))
-        if placed is not None and is_as_placed(placed, found.st_size, found.st_mtime_ns, found.st_ino):
-            return placed.cid == item.cid
-        return target.hash_existing(name) == item.cid
-    except LocalError:
-        return False
-
-
-def is_free(item: Item, name: str, target: Target, notes: Notes) -> bool:
-    """Whether the name is nobody's, or is this very place's from an earlier get (then it differs, and gets no second name)."""
-    try:
-        if target.stat(name) is None:
-            return True
-    except LocalError:
-        return False
-    placed = notes.placed(target.full_path(name))
-    return placed is None or placed.place == item.place
-
-
-def is_ours_unedited(item: Item, target: Target, notes: Notes) -> bool:
-    """Whether what lies there was placed by a get from this place and not touched since."""
-    found, placed = target.stat(item.path), notes.placed(target.full_path(item.path))
-    return (
-        found is not None
-        and placed is not None
-        and placed.place == item.place
-        and is_as_placed(placed, found.st_size, found.st_mtime_ns, found.st_ino)
-    )
-
-
-def is_as_placed(placed: Placed, size: int, mtime_ns: int, inode: int) -> bool:
-    return (placed.size, placed.mtime_ns, placed.inode) == (size, mtime_ns, inode)
+        return "other"  # something that is no folder stands in its way
+    if found is None:
+        return "free"
+    unedited = placed is not None and (placed.size, placed.mtime_ns, placed.inode) == (found.st_size, found.st_mtime_ns, found.st_ino)
+    if item.cid is not None and found.st_size == item.entry.size:
+        with suppress(LocalError):  # no file, or one that is written to just now
+            if item.cid == (placed.cid if placed is not None and unedited else target.hash_existing(name)):
+                return "same"
+    if placed is not None and placed.place != item.place:
+        return "other"
+    return "ours" if unedited else "user"

@@ -70,8 +70,9 @@ class Search:
         plain = [text for text, place in places if place is None]
         seen: set[tuple[ShareKey, str]] = set()
         for _, place in places:
-            for key, entry in self._at(place) if place else ():
-                if members is None or key.member in members:
+            key = ShareKey(MemberId(place.member), place.share) if place else None
+            if place and key and (members is None or key.member in members):
+                for entry in self.catalogs.below(key, place.path):
                     seen.add((key, entry.path))
                     yield key, entry
         if places and not plain and wish.regex is None and cid is None:
@@ -92,12 +93,6 @@ class Search:
             return None
         return Place(members[0], place.share, place.path) if self.is_visible(ShareKey(members[0], place.share)) else None
 
-    def _at(self, place: Place) -> Iterator[tuple[ShareKey, Entry]]:
-        """An entry and, of a folder, all that is in it."""
-        key = ShareKey(MemberId(place.member), place.share)
-        for entry in self.catalogs.below(key, place.path):
-            yield key, entry
-
     # --- events -----------------------------------------------------------------------------------------------------
     def event(self, key: ShareKey, entry: Entry, names: dict[MemberId, str]) -> dict[str, object]:
         """An `entry` event of the local API."""
@@ -111,7 +106,7 @@ class Search:
             "path": entry.path,
             "type": TYPE_NAMES[entry.type],
             "size": entry.size,
-            "mtime": mtime_text(entry.mtime_ns) if entry.type != "d" else None,
+            "mtime": time_text(entry.mtime_ns / 1e9) if entry.type != "d" else None,
             "cid": entry.cid,
             "online": self.is_online(key.member),
             "target": entry.target,
@@ -164,10 +159,6 @@ def _cid(text: str) -> str:
         return known_member(text.lower())
     except Malformed as error:
         raise UsageError(f'"{text}" is not a content id.', "A content id is 52 letters and digits; find shows it with --json.") from error
-
-
-def mtime_text(mtime_ns: int) -> str | None:
-    return time_text(mtime_ns / 1e9)
 
 
 def time_text(seconds: float) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..core.catalog import EMPTY_ROOT
 from ..core.identity import SigningKey
@@ -77,8 +77,7 @@ class Shares:
         share.ended = True
         task.cancel()
         await asyncio.wait([task])
-        self.end(name)
-        await self.local.index.in_turn(self.catalogs.drop, ShareKey(self.key.id, name))
+        await self.forget(name)
         await self.local.index.in_turn(self.notes.forget_served, name)
 
     async def forget(self, name: str) -> None:
@@ -112,8 +111,7 @@ class Shares:
     def _tell_gone(self, record: ShareRecord) -> None:
         key = ShareKey(self.key.id, record.share)
         version = self.members.next_version(str(key), record.version)
-        gone = ShareRecord(record.group, record.member, record.share, record.audience, version, EMPTY_ROOT, 0, 0, 0, True, int(time.time()))
-        self._keep(key, sign_share(self.key, gone))
+        self._keep(key, self._signed(record.share, record.audience, Goal(version, 0, EMPTY_ROOT, 0, 0), gone=True))
 
     def _keep(self, key: ShareKey, signed: SignedRecord) -> None:
         self.members.set_my_share(signed)
@@ -171,7 +169,7 @@ class Shares:
         # A version that was made before a crash, and its record lost.
         behind |= known is not None and known.record.version < current
         again = behind or known is None or known.record.gone or sorted(known.record.audience) != sorted(share.audience)
-        work = (share.name, first_version, with_cids, again, lambda goal: self._sign(share, goal))
+        work = (share.name, first_version, with_cids, again, lambda goal: self._signed(share.name, share.audience, goal))
         signed = await self.local.index.in_turn(self.local.publish, *work)
         if signed is None or self.own.get(share.name) is not share:
             return False
@@ -180,25 +178,9 @@ class Shares:
         self._keep(key, signed)
         return True
 
-    def _sign(self, share: OwnShare, goal: Goal) -> SignedRecord:
-        group, owner, name = self.members.group_id, self.key.id, share.name
-        return sign_share(
-            self.key,
-            ShareRecord(
-                group,
-                owner,
-                name,
-                list(share.audience),
-                goal.version,
-                goal.root,
-                goal.bits,
-                goal.entries,
-                goal.bytes,
-                False,
-                int(time.time()),
-                goal.files,
-            ),
-        )
+    def _signed(self, share: str, audience: Sequence[str], goal: Goal, gone: bool = False) -> SignedRecord:
+        stands = (goal.version, goal.root, goal.bits, goal.entries, goal.bytes, gone, int(time.time()), goal.files)
+        return sign_share(self.key, ShareRecord(self.members.group_id, self.key.id, share, list(audience), *stands))
 
     # --- hashing ----------------------------------------------------------------------------------------------------
     async def _hash_all(self) -> None:

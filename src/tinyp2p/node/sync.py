@@ -98,13 +98,13 @@ class Sync:
         """Wait until nothing is left to catch up with that can be; False where time ran out."""
         try:
             async with asyncio.timeout(timeout_s):
-                while waiting := [task for key, task in self._tasks.items() if self._reachable(key)]:
+                while waiting := [task for key, task in self._tasks.items() if self._is_hopeful(key)]:
                     await asyncio.wait(waiting, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             return False
         return True
 
-    def _reachable(self, key: ShareKey) -> bool:
+    def _is_hopeful(self, key: ShareKey) -> bool:
         return self._vain_rounds.get(key, 0) < WAITED_FOR_ROUNDS and bool(self._sources(key))
 
     async def close(self) -> None:
