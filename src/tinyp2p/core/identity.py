@@ -17,7 +17,7 @@ from ..model import MemberId, Peer, Role
 from .chunks import b32, b32_bytes
 
 SHARE_URI = "tinyp2p:"
-# All that the library says of bytes that are no key or certificate; the fuzzer has met each.
+# What the library raises for bytes that are no key or certificate; most of it was found by the fuzzer.
 UNREADABLE = (
     ValueError,
     TypeError,
@@ -27,6 +27,7 @@ UNREADABLE = (
     x509.InvalidVersion,
     x509.ExtensionNotFound,
     x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
 )
 ROLES: dict[str, Role] = {"keyholder": "keyholder", "member": "member", "guest": "guest", "invite": "invite"}
 
