@@ -241,7 +241,7 @@ def test_leaving_and_a_backup_that_brings_a_keyholder_back(peers: Peers, tmp_pat
     knows(lost, "anna again", "carl")
     dora = peers.home("dora")
     dora.join(lost.invite())
-    assert {entry["name"] for entry in dora.find("*.txt") if entry["online"]} == {"anna again", "carl"}
+    until(lambda: {entry["name"] for entry in dora.find("*.txt") if entry["online"]} == {"anna again", "carl"})
 
 
 def test_invites_are_listed_withdrawn_and_counted_among_all_keyholders(peers: Peers, tmp_path: Path) -> None:

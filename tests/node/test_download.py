@@ -19,12 +19,11 @@ from tinyp2p.core.chunks import Bitmap, Manifest, chunk_hash
 from tinyp2p.core.wire import Have
 from tinyp2p.disk.parts import Part
 from tinyp2p.disk.target import Target
-from tinyp2p.errors import Unreachable
+from tinyp2p.errors import AnswerError, Unreachable
 from tinyp2p.limits import CHUNK_SIZE
 from tinyp2p.model import Cid, MemberId
-from tinyp2p.net.client import Answer
 from tinyp2p.node import download as under_test
-from tinyp2p.node.download import Download, Moved, Offline
+from tinyp2p.node.download import Download, Moved, Offline, WrongSize
 from tinyp2p.node.rate import Rate
 
 LARGE = random.Random(1).randbytes(5 * CHUNK_SIZE + 9)
@@ -55,7 +54,7 @@ class Source:
         self.asked.append(target.split("/")[2])
         return Have(len(self.data), self.bitmap.complete, self.bitmap.encode())
 
-    def send(self, method: str, target: str, headers: dict[str, str], sink: Any, expected: int) -> Awaitable[Answer]:
+    async def fetch(self, target: str, sink: Any, expected: int, headers: dict[str, str]) -> None:
         self.asked.append("blob")
         start, last = map(int, re.findall(r"\d+", headers["range"]))
         assert last - start + 1 == expected
@@ -64,9 +63,8 @@ class Source:
             buffer = sink.take_buffer(len(piece))
             buffer[:] = bytes([piece[0] ^ 1]) + piece[1:] if self.lies else piece
             sink.piece_arrived(buffer)
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        answer.set_result(Answer(409 if self.refuses else 206, b""))
-        return answer
+        if self.refuses:
+            raise AnswerError(409, "changed")
 
     def resume(self) -> None: ...
 
@@ -188,7 +186,7 @@ def test_a_catalog_that_tells_another_size_harms_only_this_file(tmp_path: Path) 
         world = World(tmp_path, LARGE, Source("anna", LARGE))
         world.part.discard()
         world.part = Part.open(world.target, world.cid, len(LARGE) - 1)
-        with pytest.raises(Offline):
+        with pytest.raises(WrongSize):
             await world.fetch()
 
     run(scenario)
