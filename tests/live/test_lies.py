@@ -118,7 +118,7 @@ class World:
     def hear(self, *records: SignedRecord) -> None:
         self.sync.heard(self.members.learn((), records))
 
-    async def until_same(self, catalog: Catalog, timeout_s: float = 10, key: ShareKey = KEY) -> None:
+    async def until_same(self, catalog: Catalog, timeout_s: float = 40, key: ShareKey = KEY) -> None:
         end = time.monotonic() + timeout_s
         while self.catalogs.standing(key) != (catalog.version, True):
             assert time.monotonic() < end
