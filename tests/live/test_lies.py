@@ -118,7 +118,7 @@ class World:
     def hear(self, *records: SignedRecord) -> None:
         self.sync.heard(self.members.learn((), records))
 
-    async def until_same(self, catalog: Catalog, timeout_s: float = 40, key: ShareKey = KEY) -> None:
+    async def until_same(self, catalog: Catalog, timeout_s: float = 10, key: ShareKey = KEY) -> None:
         end = time.monotonic() + timeout_s
         while self.catalogs.standing(key) != (catalog.version, True):
             assert time.monotonic() < end
@@ -199,6 +199,30 @@ def test_changes_that_do_not_fit_lead_to_buckets(tmp_path: Path) -> None:
         world.hear(signed(catalog))
         await world.until_same(catalog)
         assert [what.split("?")[0] for what in ben.asked][:3] == ["changes", "changes", "buckets"] and len(ben.asked) < 8
+        await world.close()
+
+    run(scenario)
+
+
+def test_news_that_come_as_a_pull_ends_are_not_lost(tmp_path: Path) -> None:
+    """Told between the last look of the task at work and its end: as soon as a list is here, the next version is published."""
+
+    async def scenario() -> None:
+        catalog = filled(3)
+        world = World(tmp_path, Member(BEN, catalog))
+        told, came = world.sync._ended, asyncio.Event()
+
+        def late(key: ShareKey, task: asyncio.Task[None]) -> None:
+            if catalog.version == 1:
+                catalog.publish([file("late")], [])
+                world.hear(signed(catalog))
+                came.set()
+            told(key, task)
+
+        world.sync._ended = late  # type: ignore[method-assign]
+        world.hear(signed(catalog))
+        await came.wait()
+        await world.until_same(catalog)
         await world.close()
 
     run(scenario)

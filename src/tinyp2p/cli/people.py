@@ -127,7 +127,12 @@ def _state(member: Event) -> str:
     if member.get("self"):
         return "this computer" + (", keyholder" if member.get("role") == "keyholder" else "")
     if not member.get("online"):
-        return f"offline, last seen {ago(member.get('last_seen'))}"
+        return f"offline, last seen {ago(member.get('last_seen'))}{_let_in(member)}"
     way = "direct" if member.get("pipe") == "tcp" else printable(member.get("pipe") or "")
     latency = f" {member['latency_ms']:.0f} ms" if member.get("latency_ms") is not None else ""
-    return f"online, {way}{latency}" if way else "online"
+    return (f"online, {way}{latency}" if way else "online") + _let_in(member)
+
+
+def _let_in(member: Event) -> str:
+    by = member.get("admitted_by")
+    return f", let in by {printable(by)}" if by and by != member["name"] else ""

@@ -126,6 +126,14 @@ class Members:
         named = f"{record.member}/{record.share}" in guest.shares
         return named and (not record.audience or guest.admitted_by == record.member)
 
+    def keyholders(self) -> list[MemberId]:
+        """Who can let people in, as far as known."""
+        return [member for member, known in self.members.items() if known.peer.role == "keyholder" and not known.record.left]
+
+    def came_by(self, invite: str) -> set[MemberId]:
+        """Who is known to have entered by an invite."""
+        return {member for member, known in self.members.items() if known.peer.invite == invite}
+
     # --- learning ---------------------------------------------------------------------------------------------------
     def learn(
         self,

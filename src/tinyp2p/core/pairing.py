@@ -5,10 +5,10 @@ Pure: owns the code's form and the keys both sides get from it by SPAKE2. Who li
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
@@ -19,6 +19,9 @@ from spake2.ed25519_basic import NotOnCurve
 from ..errors import Malformed, UsageError
 from .words import WORDS
 
+if TYPE_CHECKING:
+    from random import Random
+
 CONTEXT = "tinyp2p 1 pairing"
 HELLO = CONTEXT.encode() + b"\n"
 MESSAGE_SIZE = 33
@@ -27,7 +30,7 @@ MAX_NUMBER = 99
 _FORM = re.compile(r"0?([1-9][0-9]?)[\W_]+([a-z]+)[\W_]+([a-z]+)")
 
 
-def make_code(rng: random.Random) -> str:
+def make_code(rng: Random) -> str:
     """A new code; its number is told to everybody, its two words (16 bits) to nobody."""
     return f"{rng.randint(1, MAX_NUMBER)}-{rng.choice(WORDS)}-{rng.choice(WORDS)}"
 

@@ -21,7 +21,7 @@ def sign_renewal(old: Group, new: Group, by: MemberId, members: Iterable[Peer], 
     certificates = []
     for peer in members:
         expires = datetime.fromtimestamp(min(peer.expires, 253402300799), UTC)
-        subject = Subject(public_bytes(peer.member), peer.role, peer.admitted_by, peer.invite, expires, tuple(sorted(peer.shares)))  # type: ignore[arg-type]
+        subject = Subject(public_bytes(peer.member), peer.role, MemberId(peer.admitted_by), peer.invite, expires, tuple(sorted(peer.shares)))
         certificates.append(new.certify(subject))
     body = encode(Renewal(old.id, by, int(now_s), new.certificate, new.secret, certificates))
     assert old.key is not None

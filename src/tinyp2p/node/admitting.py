@@ -54,7 +54,7 @@ class Admitting:
             raise AnswerError(503, "no_keyholder", "This invite works only where a keyholder itself can be reached.")
         if self.group.key is None:
             return await self._pass_on(request)
-        came = {member for member, known in self.members.members.items() if known.peer.invite == joining.invite.member}
+        came = self.members.came_by(joining.invite.member)
         async with self._one_at_a_time:
             certificate, is_new = await asyncio.to_thread(self._admit, joining, came)
         if is_new:
@@ -83,8 +83,7 @@ class Admitting:
 
     async def _pass_on(self, request: JoinRequest) -> JoinAnswer:
         """The answer of the first keyholder that gives one; those to whom a connection is open are asked first."""
-        keyholders = [member for member, known in self.members.members.items() if known.peer.role == "keyholder"]
-        for member in sorted(keyholders, key=lambda member: self.dialer.connected(member) is None):
+        for member in sorted(self.members.keyholders(), key=lambda member: self.dialer.connected(member) is None):
             try:
                 connection = await self.dialer.control(member)
                 return await connection.call("POST", "/v1/join", JoinAnswer, request, timeout_s=JOIN_TIMEOUT_S / 2)

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 from ..core.members import Members, News
 from ..core.wire import Gossip, GossipAnswer, Hello
@@ -24,6 +25,8 @@ from ..net.dialer import Dialer
 
 log = logging.getLogger(__name__)
 OBSERVED_MAX = 4
+ASKED_AROUND = 32
+GRACE_S = 0.3  # for others to answer too, once one has
 
 
 async def _ignore(_member: MemberId, _reason: str) -> None:
@@ -197,6 +200,22 @@ class GossipLoop:
         if reply:
             await connection.call("POST", "/v1/gossip", GossipAnswer, reply)
 
+    async def ask_around(self, addresses: list[str], timeout_s: float, met: asyncio.Event) -> None:
+        """News before a command is answered, or at the start: of some members and of addresses given; as soon as one has answered, that will do."""
+        chosen = random.sample(self.others(), min(ASKED_AROUND, len(self.others())))
+        known = {address for member in chosen for address in self.members.members[member].record.addresses}
+        asking: set[asyncio.Task[Any]] = {asyncio.create_task(self.exchange(member)) for member in chosen}
+        asking |= {asyncio.create_task(self._try_address(address)) for address in addresses if address not in known}
+        found: asyncio.Task[Any] = asyncio.create_task(met.wait())
+        asking.add(found)
+        deadline = time.monotonic() + timeout_s
+        while asking - {found} and (left_s := deadline - time.monotonic()) > 0:
+            done, asking = await asyncio.wait(asking, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            if any(task.result() for task in done):
+                deadline = min(deadline, time.monotonic() + GRACE_S)
+        for task in asking:
+            task.cancel()
+
     # --- addresses given by the user ----------------------------------------------------------------------------------
     async def meet(self, address: str) -> MemberId:
         """Make the acquaintance of whoever is at an address; raises Unreachable or RemoteError."""
@@ -221,20 +240,27 @@ class GossipLoop:
             if len(self.observed) < OBSERVED_MAX and not (address.is_unspecified or address.is_multicast or address.is_link_local):
                 self.observed.add(str(address))
 
+    async def _try_address(self, address: str) -> MemberId | None:
+        """Who answers at an address, if somebody of the group does; what came of it stands in `peer_states`."""
+        try:
+            member = await self.meet(address)
+        except Exception as error:
+            self._address_failed(address, error)
+            return None
+        self.peer_states[address] = "answers"
+        return member
+
     async def _keep_trying(self, address: str) -> None:
         wait_s = RETRY_FIRST_S
         while True:
-            try:
-                member = await self.meet(address)
-                self.peer_states[address] = "answers"
+            member = await self._try_address(address)
+            if member is not None:
                 wait_s = RETRY_FIRST_S
                 await self.presence.until_lost(member)
-            except Exception as error:
-                self.address_failed(address, error)
             await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))
             wait_s = min(wait_s * 2, RETRY_MAX_S)
 
-    def address_failed(self, address: str, error: Exception) -> None:
+    def _address_failed(self, address: str, error: Exception) -> None:
         if isinstance(error, TinyP2PError):
             self.peer_states[address] = error.message
         else:

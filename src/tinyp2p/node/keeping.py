@@ -34,6 +34,11 @@ NO_KEYHOLDER = "Only a keyholder can do that."
 FORMER = "former.json"
 NEWEST = "secret.json"
 NEWEST_KEY = "secret "
+PUT_OUT = {
+    "revoked": "This computer has been put out of the group. A member can let it in again with a new invite.",
+    "left_behind": "The group goes on with a new key, and without this computer.",
+    "expired": "This computer's time as a guest is over (or a clock is wrong).",
+}
 Telling = dict[MemberId, asyncio.Task[bool]]
 
 
@@ -53,7 +58,9 @@ class Keeping:
         self.on_cut: Callable[[], None] = lambda: None
         self.on_secret: Callable[[Group], None] = lambda group: None
         self.tell_user: Callable[[str, str], None] = lambda message, hint: None
+        self.put_out = ""
         self._renewal: SignedRenewal | None = None
+        self._taken: dict[MemberId, tuple[Peer, bytes]] | None = None
 
     # --- notices ----------------------------------------------------------------------------------------------------
     def load(self) -> None:
@@ -81,7 +88,20 @@ class Keeping:
         self._take_secret()
         self.on_cut()
         if self.me in self.members.notices.revoked:
-            self.tell_user("This computer has been put out of the group.", "Whoever did it can let you in again: tinyp2p invite")
+            self._told_out("revoked")
+
+    async def refused(self, member: MemberId, reason: str) -> None:
+        """Somebody no longer takes this member's certificate: the group has a new key, or goes on without us."""
+        if reason == "renewed":
+            await self.fetch_renewal(member)
+        elif reason in PUT_OUT:
+            self._told_out(reason)
+
+    def _told_out(self, reason: str) -> None:
+        """Tell the user once that nobody lets this member through any more."""
+        if self.put_out != PUT_OUT[reason]:
+            self.put_out = PUT_OUT[reason]
+            self.tell_user(self.put_out, "")
 
     def _take_secret(self) -> None:
         secret = self.members.notices.secret
@@ -101,8 +121,7 @@ class Keeping:
             return
         for invite in {self.members.members[member].peer.invite for member in members} - {""} - self.members.notices.revoked:
             uses = self.notes.invite_uses(invite)
-            came = {member for member, known in self.members.members.items() if known.peer.invite == invite}
-            if uses is not None and len(came | set(self.notes.invited_by(invite))) > uses:
+            if uses is not None and len(self.members.came_by(invite) | set(self.notes.invited_by(invite))) > uses:
                 log.warning("invite abused invite=%s", invite)
                 self.announce(self._notice("abused", invite))
                 self.tell_user("An invite was used more often than it allows. Nobody who came by it is let through.", "Make another: tinyp2p invite")
@@ -193,14 +212,14 @@ class Keeping:
 
     def renewal_for(self, asker: Peer) -> Renewed:
         """What a member of the group as it was needs to come along; raises AnswerError."""
-        raw = self.home.read(FORMER)
-        if self._renewal is None or raw is None:
+        former = self.credentials.former
+        if self._renewal is None or former is None:
             raise AnswerError(404, "not_here")
-        former = Group(self.group.name, der_of(json.loads(raw)["group"].encode()), b"")
-        taken = check_renewal(former, self._renewal)[2]
-        if asker.member not in taken:
+        if self._taken is None:  # once: it means a signature to check for every member
+            self._taken = check_renewal(Group(self.group.name, der_of(former.group_pem), b""), self._renewal)[2]
+        if asker.member not in self._taken:
             raise AnswerError(403, "left_behind", "This group goes on without you.")
-        seed = self.group.key.seed if self.group.key and taken[asker.member][0].role == "keyholder" else b""
+        seed = self.group.key.seed if self.group.key and self._taken[asker.member][0].role == "keyholder" else b""
         return Renewed(self._renewal, seed)
 
     async def fetch_renewal(self, member: MemberId) -> None:
@@ -212,8 +231,8 @@ class Keeping:
         """A keyholder that was told of the new key by a plain member still lacks the key itself: ask a keyholder."""
         if self.group.key is not None or self.members.members[self.me].peer.role != "keyholder":
             return
-        for member, known in self.members.members.items():
-            if known.peer.role == "keyholder" and self.gossip.presence.is_online(member):
+        for member in self.members.keyholders():
+            if self.gossip.presence.is_online(member):
                 with suppress(TinyP2PError):
                     renewed = await (await self.dialer.control(member)).call("GET", "/v1/renewal", Renewed)
                     if renewed.seed and SigningKey(renewed.seed).public == self.group.public:

@@ -46,19 +46,12 @@ from .swarm import Swarm
 from .sync import Sync
 
 log = logging.getLogger(__name__)
-REFRESH_GRACE_S = 0.3
-REFRESH_MEMBERS = 32
 LOOK_AROUND_AFTER_S = 0.5
 REFRESH_S = {"get": 8.0, "find": 3.0, "ls": 3.0, "members": 3.0, "status": 2.0, "unshare": 3.0}
 SETTLE_S = {"get": 20.0, "find": 5.0, "ls": 5.0, "members": 2.0}
 SERVED_EVERY_S = 10.0
 ADDRESSES_EVERY_S = 10.0
 START_AHEAD = 1000
-PUT_OUT = {
-    "revoked": "This computer has been put out of the group. A member can let it in again with a new invite.",
-    "left_behind": "The group goes on with a new key, and without this computer.",
-    "expired": "This computer's time as a guest is over (or a clock is wrong).",
-}
 DOUBLED = "Another device is at work with this member's key, so both would garble each other's shares. This one stops."
 
 
@@ -77,8 +70,6 @@ class Node:
         self.notices: asyncio.Queue[Event | TinyP2PError | None] = asyncio.Queue()
         self.refreshed = asyncio.Event()
         self.listens = False
-        self.put_out = ""
-        self._put_out_told = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._make_parts()
         self._wire()
@@ -137,7 +128,7 @@ class Node:
         self.keeping.on_cut = self._cut
         self.keeping.on_secret = self._secret_changed
         self.keeping.tell_user = self._tell_user
-        self.gossip.on_refused = self._refused
+        self.gossip.on_refused = self.keeping.refused
         self.admitting.on_joined = lambda name: self.notices.put_nowait({"event": "joined", "name": name})
 
     def _cut(self) -> None:
@@ -150,13 +141,6 @@ class Node:
 
     def _tell_user(self, message: str, hint: str) -> None:
         self.notices.put_nowait({"event": "notice", "level": "warning", "message": message, "hint": hint})
-
-    async def _refused(self, member: MemberId, reason: str) -> None:
-        """Somebody no longer takes this member's certificate: the group has a new key, or goes on without us."""
-        if reason == "renewed":
-            await self.keeping.fetch_renewal(member)
-        elif reason in ("revoked", "left_behind", "expired"):
-            self.put_out = PUT_OUT[reason]
 
     def _root_of(self, share: str) -> str | None:
         """The folder of a share of mine, while it is offered and there."""
@@ -302,10 +286,9 @@ class Node:
 
     def warnings(self) -> list[str]:
         """What the user should know, in sentences."""
-        found = [self.put_out] if self.put_out else []
+        found = [self.keeping.put_out] if self.keeping.put_out else []
         found += [f'"{share.name}" is away: {share.folder} is missing or empty.' for share in self.shares.own.values() if share.away]
-        keyholders = [member for member, known in self.members.members.items() if known.peer.role == "keyholder" and not known.record.left]
-        if keyholders == [self.me] and len(self.members.members) > 1:
+        if self.members.keyholders() == [self.me] and len(self.members.members) > 1:
             found.append("Only this computer can let people in; if it is lost, nobody can. Run: tinyp2p backup FILE, or: tinyp2p promote NAME")
         return found
 
@@ -317,9 +300,6 @@ class Node:
             await asyncio.sleep(1)
             now = time.monotonic()
             await self.keeping.fetch_key()
-            if self.put_out and not self._put_out_told:
-                self._put_out_told = True
-                self._tell_user(self.put_out, "")
             if self.members.doubled:
                 self.notices.put_nowait(LocalError(DOUBLED, "Join the group anew on one of them."))
                 return
@@ -345,31 +325,10 @@ class Node:
     # --- for one command --------------------------------------------------------------------------------------------
     async def refresh(self, operation: str) -> None:
         """Ask members for news before answering a command, or at the start: as soon as some have answered, that will do."""
-        chosen = random.sample(self.gossip.others(), min(REFRESH_MEMBERS, len(self.gossip.others())))
-        asking = {asyncio.create_task(self.gossip.exchange(member)) for member in chosen}
-        known = {address for member in chosen for address in self._addresses_of(member)}
-        asking |= {asyncio.create_task(self._meet(address)) for address in self.settings["peers"] if address not in known}
-        met: asyncio.Task[bool] = asyncio.create_task(self.nearby.met.wait())
-        asking.add(met)
-        deadline = time.monotonic() + REFRESH_S.get(operation, 2.0)
-        while asking - {met} and (left_s := deadline - time.monotonic()) > 0:
-            done, asking = await asyncio.wait(asking, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-            if any(task.result() for task in done):
-                deadline = min(deadline, time.monotonic() + REFRESH_GRACE_S)
-        for task in asking:
-            task.cancel()
+        await self.gossip.ask_around(self.settings["peers"], REFRESH_S.get(operation, 2.0), self.nearby.met)
         self.sync.heard(News(shares=list(self.members.shares)))
         await self.sync.settled(SETTLE_S.get(operation, 0.0))
         self.refreshed.set()
-
-    async def _meet(self, address: str) -> bool:
-        try:
-            await self.gossip.meet(address)
-        except Exception as error:
-            self.gossip.address_failed(address, error)
-            return False
-        self.gossip.peer_states[address] = "answers"
-        return True
 
 
 def _listen_of(listen: str | None) -> tuple[str, int | None]:

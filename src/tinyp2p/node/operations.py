@@ -236,7 +236,7 @@ class Operations:
             "name": names[node.me],
             "role": node.members.members[node.me].peer.role,
             "address": node.members.members[node.me].record.addresses if node.is_member else [],
-            "keyholders": sum(known.peer.role == "keyholder" for known in node.members.members.values()),
+            "keyholders": len(node.members.keyholders()),
             "online": sum(node.search.is_online(member) for member in others),
             "members": len(others) + 1,
             "shares": [await self._own(share) for share in node.shares.own.values()] or await self._remembered(),

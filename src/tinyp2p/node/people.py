@@ -65,7 +65,7 @@ class People:
         node, now = self.node, time.time()
         names, notices = node.search.names(), node.members.notices
         for kept in node.notes.invites():
-            came = {member for member, known in node.members.members.items() if known.peer.invite == kept.id} | set(node.notes.invited_by(kept.id))
+            came = node.members.came_by(kept.id) | set(node.notes.invited_by(kept.id))
             state = "open" if len(came) < kept.uses else "used up"
             state = "withdrawn" if kept.id in notices.withdrawn | notices.revoked else "run out" if kept.expires < now else state
             yield {
@@ -131,8 +131,7 @@ class People:
     async def leave(self, request: Event) -> AsyncIterator[Event]:
         """Say goodbye; the keys are deleted by the command when this node has ended."""
         node = self.node
-        holders = [member for member, known in node.members.members.items() if known.peer.role == "keyholder" and not known.record.left]
-        if holders == [node.me] and node.gossip.others() and not request.get("force"):
+        if node.members.keyholders() == [node.me] and node.gossip.others() and not request.get("force"):
             raise Refused("Only this computer can let people in; without it nobody could.", "First: tinyp2p promote NAME. Or insist with --force.")
         for name in [str(item["name"]) for item in node.home.settings().get("shares", [])]:
             await (node.shares.remove(name) if name in node.shares.own else node.shares.forget(name))

@@ -101,13 +101,11 @@ async def _offered(node: Node, request: Event) -> list[OwnShare]:
 async def _once_events(home: GroupHome, operation: str, request: dict[str, Any]) -> AsyncIterator[Event]:
     node = Node(home, {}, is_member=False)
     try:
-        await node.start(listens=operation in ("get", "code"))
-        await node.refresh(operation)
+        await _awake(node, operation)
         if node.keeping.renewed.is_set():
             await node.close()
             node = Node(home, {}, is_member=False)
-            await node.start(listens=operation == "get")
-            await node.refresh(operation)
+            await _awake(node, operation)
         if node.listens:
             node.begin()
         async for event in node.operations.run(operation, request):
@@ -117,6 +115,11 @@ async def _once_events(home: GroupHome, operation: str, request: dict[str, Any])
         await node.api.idle.wait()
     finally:
         await node.close()
+
+
+async def _awake(node: Node, operation: str) -> None:
+    await node.start(listens=operation in ("get", "code"))
+    await node.refresh(operation)
 
 
 def _locked(home: GroupHome, events: AsyncIterator[Event]) -> Generator[Event]:

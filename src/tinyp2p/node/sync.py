@@ -82,8 +82,12 @@ class Sync:
         self._tasks.pop(key, None)
         self._woken.pop(key, None)
         self._vain_rounds.pop(key, None)
-        if not task.cancelled() and task.exception() is not None:
+        if task.cancelled():
+            return
+        if task.exception() is not None:
             log.error("catalog sync failed share=%s error=%r", key, task.exception())
+        else:
+            self.want(key)  # news may have come after its last look and before this, when it still counted as being at work
 
     def is_behind(self, key: ShareKey) -> bool:
         """Whether the catalog here is older than the newest record known."""
@@ -120,11 +124,8 @@ class Sync:
         known = self.members.shares.get(key)
         if known is None:
             return []
-        others = [
-            m
-            for m in self.members.members
-            if m not in (key.member, self.members.me) and self.members.may_see(m, known.record) and self.presence.is_online(m)
-        ]
+        able = (member for member in self.members.members if member not in (key.member, self.members.me))
+        others = [member for member in able if self.members.may_see(member, known.record) and self.presence.is_online(member)]
         chosen = random.sample(others, min(len(others), MAX_SOURCES))
         owner = [key.member] if self.presence.is_online(key.member) else []
         return sorted(owner + chosen, key=lambda member: member in self._lines and self._lines[member].busy.locked())
