@@ -41,7 +41,7 @@ system:
 		&& apt-get update -qq && apt-get install -y -qq curl iproute2; } || true
 
 test: system lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 cover: $(STAMP)
 	$(BIN)/python -m pytest tests/core tests/sim --cov=tinyp2p.core --cov-report=term-missing --cov-fail-under=95

@@ -114,7 +114,9 @@ def test_the_answer_to_a_joiner_fits_into_a_message() -> None:
     """Two thousand records of 64 KiB are known; the joiner gets what fits and hears of the rest by gossip."""
     large = SignedRecord(bytes(MAX_RECORD_BYTES), bytes(64))
     known = SimpleNamespace(signed=large, peer=SimpleNamespace(invite=""))
-    members = SimpleNamespace(members=dict.fromkeys(range(2000), known), notices=SimpleNamespace(revoked=set(), withdrawn=set()))
+    members = SimpleNamespace(
+        members=dict.fromkeys(range(2000), known), came_by=lambda _: set(), notices=SimpleNamespace(revoked=set(), withdrawn=set())
+    )
     notes = SimpleNamespace(certificate_for=lambda *_: None, invited_by=lambda _: [], keep_invited=lambda *_: None, keep_invite=lambda _: None)
     invite = Invite.make(GROUP, bytes(range(32)), ME.id, 4_000_000_000, 1, ())
     proof, signature = sign_request(invite.key, CARL.key)

@@ -18,7 +18,7 @@ from ..core.chunks import Bitmap, Manifest, chunk_count, chunk_length, is_chunk
 from ..core.picker import Picker, Request
 from ..core.wire import Have
 from ..disk.parts import Part
-from ..errors import AnswerError, NotAllHere, RemoteError, Unreachable, WrongBytes
+from ..errors import AnswerError, Malformed, NotAllHere, RemoteError, Unreachable, WrongBytes
 from ..limits import (
     CHUNK_SIZE,
     CONNECTIONS_PER_SOURCE,
@@ -111,6 +111,7 @@ class Download:
         self._found: set[MemberId] = set()
         self._resting: dict[MemberId, tuple[float, float]] = {}  # until when a source that failed is left alone, and for how long
         self._refused = False
+        self._wrong = False
         self._began_s = time.monotonic()
         self._hope_s = -math.inf  # when somebody last did something for us
         self._at_work = 0
@@ -149,9 +150,13 @@ class Download:
             return
         away_since_s = self.away_since()
         waiting_since_s = max(self._hope_s, self._began_s if away_since_s is None else away_since_s)
-        if time.monotonic() - waiting_since_s > (REFUSED_S if self._refused else self.wait_s):
+        there = self.sources(self._found)
+        all_wrong = bool(there) and all(self._resting.get(source, (0.0, 0.0))[0] == math.inf for source in there)
+        if time.monotonic() - waiting_since_s > (REFUSED_S if self._refused or all_wrong else self.wait_s):
             if self._refused:
                 raise Moved("It has changed or gone where it was.", "Run the same command again.")
+            if self._wrong:
+                raise WrongBytes("What came for it is not what its list promises.", "Run the same command again later: others may hold it.")
             raise Offline("Nobody who holds it is online now.", "Run the same command again later, or with --wait 1h.")
 
     @contextmanager
@@ -196,6 +201,8 @@ class Download:
             error = error.exceptions[0]
         if isinstance(error, WrongSize):
             self._end(error)
+        elif isinstance(error, Malformed):
+            self._no_more(source)
         elif isinstance(error, RemoteError | Unreachable):
             wait_s = min(2 * self._resting.get(source, (0.0, RETRY_FIRST_S / 2))[1], RETRY_MAX_S)
             self._resting[source] = (time.monotonic() + wait_s, wait_s)
@@ -306,8 +313,12 @@ class Download:
             self._end()
 
     def _chunk_wrong(self, source: MemberId, index: int) -> None:
-        """Whoever sent it brings no more of this file."""
         self.lanes.wrong_bytes(source, self.cid, index)
-        self._resting[source] = (math.inf, math.inf)
+        self._no_more(source)
         if source in self._workers:
             self._workers[source].cancel()
+
+    def _no_more(self, source: MemberId) -> None:
+        """Whoever sent what cannot be right brings no more of this file."""
+        self._wrong = True
+        self._resting[source] = (math.inf, math.inf)
