@@ -59,12 +59,12 @@ def decoding(decode: Callable[[bytes], Any], *allowed: type[Exception]) -> Targe
     return target
 
 
-def message(kind: type) -> Target:
-    def there_and_back(data: bytes) -> None:
-        value = wire.decode(data, kind)
-        assert wire.decode(wire.encode(value), kind) == value
-
-    return decoding(there_and_back)
+def message(data: bytes) -> None:
+    """Messages that are nothing but their fields, each read as every kind there is."""
+    for kind in (wire.Hello, wire.JoinAnswer, wire.Promotion, wire.Recheck, wire.Rechecked, wire.Renewed):
+        with contextlib.suppress(RemoteError):
+            value = wire.decode(data, kind)
+            assert wire.decode(wire.encode(value), kind) == value
 
 
 # --- records --------------------------------------------------------------------------------------------------------------
@@ -419,26 +419,21 @@ TARGETS: dict[str, Target] = {
     "gossip_answer": gossip_answer,
     "growing": growing,
     "have": have,
-    "hello": message(wire.Hello),
     "ignore_file": ignore_file,
     "invite": invite,
-    "join_answer": message(wire.JoinAnswer),
     "join_request": join_request,
     "key_files": key_files,
     "local_answer": local_answer,
     "local_request": local_request,
     "manifest": manifest,
     "member_record": member_record,
+    "message": message,
     "notice": notice,
     "part_state": part_state,
     "path_names": path_names,
     "pattern": pattern,
     "problem": problem,
-    "promotion": message(wire.Promotion),
-    "recheck": message(wire.Recheck),
-    "rechecked": message(wire.Rechecked),
     "renewal": renewal,
-    "renewed": message(wire.Renewed),
     "request": request,
     "share_record": share_record,
 }
