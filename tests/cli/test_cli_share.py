@@ -270,5 +270,7 @@ def test_invite_by_code(member, tinyp2p):
         "To let someone in, they run  tinyp2p join --peer 10.0.0.1:22005  and type\n  5-tiger-apple   (10 minutes)\n"
         "The code was right. To let in another: tinyp2p invite --code\n"
     )
+    refused = tinyp2p("invite", "--code", "--uses", "3")
+    assert refused.code == 2 and "A code is for one member" in refused.err
     ran = tinyp2p("invite", "--code", "--json")
     assert json.loads(ran.out.splitlines()[0]) == code and fake.requests == [("code", {})] * 2

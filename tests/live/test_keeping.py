@@ -169,6 +169,7 @@ def test_a_promoted_member_lets_people_in_and_puts_them_out(peers: Peers, tmp_pa
     anna.running[0].stop()
     dora = peers.home("dora")
     dora.join(ben.invite())
+    assert dora.run("status").one("status")["let_in"] == {"anna": ["ben", "carl"], "ben": ["dora"]}
     assert ben.run("expel", "carl").code == 0
     until(lambda: member(dora, "carl") is None)
     assert ben.run("expel", "anna").code == 6  # a keyholder is only left behind

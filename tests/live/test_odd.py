@@ -6,9 +6,14 @@ import ctypes
 import os
 import resource
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from tinyp2p.core.invite import Invite
+from tinyp2p.disk.home import GroupHome
+from tinyp2p.node.found import load_group
 
 from . import raw
 from .peers import Home, Peers, tree, until, write
@@ -127,6 +132,16 @@ def test_an_invite_between_clocks_that_differ(peers: Peers, tmp_path: Path) -> N
     early = at(peers.home("ben"), -16 * YEAR_S)
     early.join(anna.invite())
     assert raw.find(early, "*") == [] and early.run("members").code == 0
+
+
+def test_an_invite_to_a_member_whose_clock_is_ahead(peers: Peers, tmp_path: Path) -> None:
+    """For it the invite has run out, which its TLS says by breaking off: the joiner, for whom it has not, is told of both clocks."""
+    (anna,) = peers.group("anna", tmp_path / "A")
+    group, member, _ = load_group(GroupHome("A", str(raw.place(anna))))
+    address = anna.running[0].event("ready")["address"]
+    invite = Invite.make(group, bytes(range(32)), member.id, int(time.time()) - 1000, 1, (address,))
+    refused = at(peers.home("ben"), -YEAR_S).run("join", "-", stdin=invite.encode())
+    assert refused.code == 4 and "breaks off" in refused.one("error")["message"] and "clock" in refused.one("error")["hint"], refused
 
 
 # --- limits ---------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from .link import events, running
 from .options import CommaList, Duration, Settings, command, flat, option
 from .show import Event, ago, date, duration, event_line, files_and_size, names, result, say, table
 
+DEFAULT = click.core.ParameterSource.DEFAULT
 WHERE = {"this computer": "on this computer only", "this network": "from this network", "anywhere": "from anywhere"}
 
 
@@ -55,6 +56,14 @@ def invite(
     if guest and keyholder:
         raise UsageError("Nobody is a guest and a keyholder.")
     if code:
+        if (
+            guest
+            or keyholder
+            or shares
+            or qr
+            or any(click.get_current_context().get_parameter_source(name) != DEFAULT for name in ("uses", "expires"))
+        ):
+            raise UsageError("A code is for one member, within ten minutes.", "For anything else: tinyp2p invite, without --code.")
         return show_codes(settings, group)
     wanted = {"uses": uses, "expires_s": expires, "guest": guest, "keyholder": keyholder, "shares": flat(shares)}
     operation, request = ("invites", {}) if list_them else ("withdraw", {"id": revoke}) if revoke is not None else ("invite", wanted)

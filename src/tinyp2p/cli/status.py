@@ -28,6 +28,8 @@ def _status_lines(event: Event) -> Iterator[str]:
         else "No member is running here, so nobody can fetch from it. Start it with: tinyp2p share"
     )
     yield f"{event.get('online', 0):,} of {count(event.get('members', 1) - 1, 'other member')} online."
+    for by, members in event.get("let_in", {}).items():
+        yield f"Let in by {printable(by)}: {names(members)}"
     for share in event.get("shares", ()):
         yield from _share_lines(share)
     for peer in event.get("peers", ()):

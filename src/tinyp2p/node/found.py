@@ -20,7 +20,7 @@ from ..core.wire import JoinAnswer, JoinRequest, SignedRecord
 from ..disk.home import GroupHome, Home
 from ..disk.index import Index
 from ..disk.notes import Notes
-from ..errors import AnswerError, LocalError, Malformed, Refused, RemoteError, TinyP2PError, Unreachable, clock_hint
+from ..errors import AnswerError, ConnectionLost, LocalError, Malformed, Refused, RemoteError, TinyP2PError, Unreachable, clock_hint
 from ..limits import JOIN_TIMEOUT_S
 from ..model import MEMBER_ROLES, MemberId
 from ..net.client import Connection, connect
@@ -181,8 +181,6 @@ async def _ask_to_join(home: Home, invite: Invite, key: SigningKey, name: str) -
                 connection = await connect(*wire.split_address(address), context, invite.server_name)
                 _must_be_member(connection)
                 try:
-                    if connection.peer.role not in MEMBER_ROLES:
-                        raise Malformed(f"At {address} there is no member.")
                     return await connection.call("POST", "/v1/join", JoinAnswer, request, timeout_s=JOIN_TIMEOUT_S)
                 finally:
                     connection.close()
@@ -218,6 +216,8 @@ def _why_not_in(invite: Invite, errors: list[TinyP2PError]) -> TinyP2PError:
     if any(isinstance(error, Unreachable) and error.refused_name for error in errors):
         return Unreachable("The group has changed its secret since this invite was made.", "Ask its sender for another invite.")
     where = ", ".join(invite.addresses) or "any address"
+    if any(isinstance(error, ConnectionLost) for error in errors):
+        return Unreachable(f"A member answers at {where}, but breaks off.", f"Does its clock say the same as this one? {clock_hint(time.time())}")
     return Unreachable(
         f"Nobody answers at {where}.", "Is the member that invited you running? Does its firewall let it through? Run there: tinyp2p status"
     )

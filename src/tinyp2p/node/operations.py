@@ -237,6 +237,7 @@ class Operations:
             "role": node.members.members[node.me].peer.role,
             "address": node.members.members[node.me].record.addresses if node.is_member else [],
             "keyholders": len(node.members.keyholders()),
+            "let_in": self._let_in(names),
             "online": sum(node.search.is_online(member) for member in others),
             "members": len(others) + 1,
             "shares": [await self._own(share) for share in node.shares.own.values()] or await self._remembered(),
@@ -246,6 +247,15 @@ class Operations:
             "running": node.is_member,
             "warnings": node.warnings(),
         }
+
+    def _let_in(self, names: dict[MemberId, str]) -> Event:
+        """Who let whom in, by name."""
+        let_in: dict[str, list[str]] = {}
+        for member, known in self.node.members.members.items():
+            if known.peer.admitted_by not in ("", member):
+                by = MemberId(known.peer.admitted_by)
+                let_in.setdefault(names.get(by, by), []).append(names.get(member, member))
+        return {by: sorted(members) for by, members in let_in.items()}
 
     def _peer_state(self, address: str, state: str) -> str:
         reached = any(self.node.search.is_online(member) for member, at in self.node.dialer.working.items() if at == address)
