@@ -41,6 +41,8 @@ MAX_BUCKET_BITS = 20
 # A short entry takes several times its bytes in memory, so they are counted (by their brackets) before they are decoded.
 MAX_CHANGES_BRACKETS = 1_000_000
 MAX_BUCKET_BRACKETS = 64 * KIB
+MAX_BATCH_FILES = 512
+MAX_BATCH_BYTES = 4 * MIB
 MAX_MANIFEST_BYTES = 256 * MIB
 MAX_RECORDS = 2_000
 MAX_NOTICES = 1_500
@@ -90,6 +92,7 @@ REQUEST_CHUNKS = 4
 CONNECTIONS_PER_SOURCE = 2
 REQUESTS_PER_CONNECTION = 2
 FILES_AT_ONCE = 16
+SMALL_FILE = 128 * KIB  # asked for with others at once
 SOURCES_PER_FILE = 8
 FREE_SPACE_KEPT = GIB
 CONFIRM_FILES = 1_000

@@ -8,11 +8,13 @@ from tests.core.people import GROUP, OTHER_GROUP, person
 from tests.model_catalog import Catalog
 from tinyp2p.core.admission import sign_request
 from tinyp2p.core.chunks import Bitmap, Manifest, chunk_hash
+from tinyp2p.core.frames import encode_frames
 from tinyp2p.core.identity import SigningKey, pem_of, read_certificate
 from tinyp2p.core.invite import Invite
 from tinyp2p.core.pairing import Exchange
 from tinyp2p.core.renewal import sign_renewal
 from tinyp2p.core.wire import (
+    Blobs,
     Buckets,
     Changes,
     Gossip,
@@ -77,6 +79,7 @@ def seeds() -> dict[str, list[bytes]]:
         ],
         "code": [b"47-otter-lemon", Exchange("47-otter-lemon", False, bytes).message + bytes(20)],
         "changes": [encode(Changes(share, ENTRIES, [("gone/away", 2)]))],
+        "frames": [encode_frames([b"", b"a", None, None]), encode_frames([None, b"a", b"abc", b"longer"])],
         "gossip": [encode(Gossip({ANNA.id: 7}, {f"{ANNA.id}/Photos": 3}, records, [share], True)), b"{}"],
         "gossip_answer": [encode(GossipAnswer(records, [share], [BEN.id], [f"{BEN.id}/Music"]))],
         "growing": [encode(Growing(hashes, manifest.cid)), encode(Growing(hashes[:32], None))],
@@ -109,6 +112,7 @@ def seeds() -> dict[str, list[bytes]]:
             encode(Promotion(ANNA.certificate, bytes(32))),
             encode(Renewed(renewal, bytes(32))),
             encode(Recheck(3)),
+            encode(Blobs([CID])),
             encode(Rechecked(True)),
         ],
         "request": [

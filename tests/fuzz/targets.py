@@ -25,6 +25,7 @@ from tinyp2p.core import names, wire
 from tinyp2p.core.admission import check_request
 from tinyp2p.core.catalog import differing
 from tinyp2p.core.chunks import Bitmap, Manifest, chunk_count
+from tinyp2p.core.frames import decode_frames
 from tinyp2p.core.group import check_certificate
 from tinyp2p.core.identity import SigningKey, der_of, read_certificate
 from tinyp2p.core.invite import Invite
@@ -61,7 +62,7 @@ def decoding(decode: Callable[[bytes], Any], *allowed: type[Exception]) -> Targe
 
 def message(data: bytes) -> None:
     """Messages that are nothing but their fields, each read as every kind there is."""
-    for kind in (wire.Hello, wire.JoinAnswer, wire.Promotion, wire.Recheck, wire.Rechecked, wire.Renewed):
+    for kind in (wire.Blobs, wire.Hello, wire.JoinAnswer, wire.Promotion, wire.Recheck, wire.Rechecked, wire.Renewed):
         with contextlib.suppress(RemoteError):
             value = wire.decode(data, kind)
             assert wire.decode(wire.encode(value), kind) == value
@@ -137,6 +138,13 @@ def buckets(data: bytes) -> None:
         answer = wire.decode(data, wire.Buckets)
         record = wire.read_share_record(answer.record)
         differing(record.bits, b"", answer.hashes, record.root)
+
+
+def frames(data: bytes) -> None:
+    sizes = [0, 1, 3, CHUNK_SIZE]
+    with contextlib.suppress(RemoteError):
+        contents = decode_frames(data, sizes)
+        assert all(content is None or len(content) == size for content, size in zip(contents, sizes, strict=True))
 
 
 def have(data: bytes) -> None:
@@ -415,6 +423,7 @@ TARGETS: dict[str, Target] = {
     "certificate": certificate,
     "code": code,
     "changes": decoding(wire.decode_changes),
+    "frames": frames,
     "gossip": gossip,
     "gossip_answer": gossip_answer,
     "growing": growing,

@@ -34,7 +34,7 @@ def link(path: str, target: str) -> Entry:
 
 
 class Mallory:
-    """Serves one share; `lie` may answer anything instead, and `asked` tells each request and its body."""
+    """Serves one share; `lie` may answer anything instead, and `asked` tells each request, `body` what came with the last."""
 
     def __init__(self, home: Home, share: str = "Evil") -> None:
         self.home, self.share = home, share
@@ -46,6 +46,7 @@ class Mallory:
         self.contents: dict[str, bytes] = {}
         self.lie: Callable[[str, str], Answer | None] = lambda method, target: None
         self.asked: list[tuple[str, str]] = []
+        self.body = b""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(place / "member.crt", place / "member.key")
         self._server = _Server(("127.0.0.1", 0), _handler_of(self))
@@ -144,7 +145,7 @@ def _handler_of(mallory: Mallory) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def _any(self) -> None:
-            self.rfile.read(int(self.headers.get("content-length", 0)))
+            mallory.body = self.rfile.read(int(self.headers.get("content-length", 0)))
             mallory.asked.append((self.command, self.path))
             status, headers, body = mallory.answer(self.command, self.path)
             span = self.headers.get("range")

@@ -113,7 +113,7 @@ def test_what_is_there_is_answered_as_described(member: tuple[str, requests.Sess
             parameters = [DESCRIPTION["components"]["parameters"][each["$ref"].rpartition("/")[2]] for each in operation.get("parameters", [])]
             keys = [each["$ref"].rpartition("/")[2] for each in operation.get("parameters", [])]
             values = {each["name"]: (each["in"], str(known[key][0])) for key, each in zip(keys, parameters, strict=True)}
-            body = {"gossip": {"digest": True}, "recheck": {"chunk": 1}}.get(operation["operationId"], {})
+            body = {"gossip": {"digest": True}, "recheck": {"chunk": 1}, "blobs": {"cids": known["cid"]}}.get(operation["operationId"], {})
             case = described[path][method.upper()].Case(
                 path_parameters={name: quote(value, safe="") for name, (where, value) in values.items() if where == "path"},
                 query={name: value for name, (where, value) in values.items() if where == "query"},

@@ -17,6 +17,7 @@ from ..limits import (
     HASH_SIZE,
     MAX_ADDRESSES,
     MAX_AUDIENCE,
+    MAX_BATCH_FILES,
     MAX_BUCKET_BITS,
     MAX_BUCKET_BRACKETS,
     MAX_BUCKET_BYTES,
@@ -205,6 +206,10 @@ class Growing(msgspec.Struct, frozen=True):
 
     hashes: bytes
     cid: Id | None
+
+
+class Blobs(msgspec.Struct, frozen=True):
+    cids: Annotated[list[Id], msgspec.Meta(max_length=MAX_BATCH_FILES)]
 
 
 class Recheck(msgspec.Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -106,6 +107,13 @@ class Notes:
     def placed_with(self, cid: Cid) -> list[str]:
         """Where files with that content were put."""
         return [path for (path,) in self.index.read().execute("SELECT path FROM placed WHERE cid = ?", (cid,))]
+
+    def here(self, cids: Iterable[Cid]) -> set[Cid]:
+        """Which of these contents lie where a get put them, as far as a name tells, or in a share of mine. Blocks."""
+        wanted, db = (msgspec.json.encode(list(cids)).decode(),), self.index.read()
+        placed = db.execute("SELECT cid, path FROM placed WHERE cid IN (SELECT value FROM json_each(?))", wanted)
+        shared = db.execute("SELECT cid FROM local WHERE cid IN (SELECT value FROM json_each(?))", wanted)
+        return {Cid(cid) for cid, path in placed if os.path.exists(path)} | {Cid(cid) for (cid,) in shared}
 
     def keep_placed(self, rows: Iterable[tuple[str, Placed]]) -> None:
         with self.index.write() as db:

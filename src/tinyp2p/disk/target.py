@@ -112,7 +112,7 @@ class Target:
         self.path = path
         self.handle = handle
         self._made: set[str] = set()
-        self._unsynced: set[str] = set()
+        self.unsynced: set[str] = set()
 
     @classmethod
     def open(cls, path: str) -> Target:
@@ -185,7 +185,8 @@ class Target:
         finally:
             os.close(folder)
 
-    def _place_names(self, path: str) -> list[str]:
+    def place_names(self, path: str) -> list[str]:
+        """The names of a path at which something may be placed; raises LocalError."""
         names = names_of(path)
         if names[0].casefold() == PARTS_FOLDER:  # a share may hold such a name, but must not forge our state
             raise LocalError(f"{path!r} would lie among the partial files of tinyp2p.", "Leave it out.")
@@ -193,14 +194,14 @@ class Target:
 
     def make_folder(self, path: str, mode: int) -> None:
         """Create a folder of a share; one that this Target created gets the 9 permission bits, one that was there keeps its own."""
-        names = self._place_names(path)
+        names = self.place_names(path)
         with explaining(self.full_path(path)), self._folder(names, create=True) as folder:
             if os.path.join(*names) in self._made:
                 os.fchmod(folder, mode & 0o777 | 0o700)
 
     def make_symlink(self, path: str, target_text: str) -> bool:
         """Create a symlink that stays inside this folder; False if it is there already; raises FileExistsError or LocalError."""
-        *folders, name = self._place_names(path)
+        *folders, name = self.place_names(path)
         if not stays_inside(len(folders), target_text):
             raise LocalError(
                 f"The symlink {path!r} points out of the folder, to {target_text!r}.", "It is left out; fetch what it points to by itself."
@@ -220,19 +221,19 @@ class Target:
 
         Nothing is overwritten: a taken name is FileExistsError. Only with `replace` the file there is replaced, if it still is what that stat shows.
         """
-        *folders, name = self._place_names(path)
+        *folders, name = self.place_names(path)
         with explaining(self.full_path(path), FileExistsError), self._folder(folders, create=True) as folder:
             finalize(source_folder, source_name, mode, mtime_ns)
             if replace is not None and is_unedited(folder, name, replace):
                 os.replace(source_name, name, src_dir_fd=source_folder, dst_dir_fd=folder)
             else:
                 move_to_free_name(source_folder, source_name, folder, name)
-            self._unsynced.add("/".join(folders))
+            self.unsynced.add("/".join(folders))
 
     def sync(self) -> None:
         """Make durable the names that were given."""
-        while self._unsynced:
-            with contextlib.suppress(LocalError, FileNotFoundError), self._folder([self._unsynced.pop()], create=False) as folder:
+        while self.unsynced:
+            with contextlib.suppress(LocalError, FileNotFoundError), self._folder([self.unsynced.pop()], create=False) as folder:
                 sync_folder(folder)
 
     def hash_existing(self, path: str) -> Cid:

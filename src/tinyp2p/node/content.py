@@ -22,7 +22,7 @@ from ..disk.local import Local, LocalFile
 from ..disk.parts import Part
 from ..disk.scan import open_inside, stamp_of
 from ..errors import AnswerError, TinyP2PError
-from ..limits import CHUNK_SIZE, HASH_SIZE, MAX_GROWING_OF_ONE
+from ..limits import CHUNK_SIZE, HASH_SIZE, MAX_BATCH_BYTES, MAX_GROWING_OF_ONE
 from ..model import Cid, MemberId, ShareKey
 from .rate import Rate
 from .turns import BUSY
@@ -41,6 +41,7 @@ class FileSource:
 
     def __init__(self, root: str, file: LocalFile, on_change: Callable[[LocalFile], None]) -> None:
         self.file = file
+        self.share = file.share
         self.size_bytes = file.size
         self.on_change = on_change
         try:
@@ -73,6 +74,8 @@ class FileSource:
 
 class PartialSource:
     """What is here of a file that is being fetched."""
+
+    share = ""
 
     def __init__(self, part: Part) -> None:
         self.part = part
@@ -166,6 +169,18 @@ class Content:
         if partial is None:
             raise problem
         return PartialSource(partial)
+
+    def several(self, member: MemberId, cids: list[Cid]) -> list[tuple[bytes | None, str]]:
+        """Small contents and the shares they come from, as many as fit into one answer; None for what does not, or is not to be had. Blocks."""
+        found: list[tuple[bytes | None, str]] = []
+        room = MAX_BATCH_BYTES
+        for cid in cids:
+            content, share = None, ""
+            with contextlib.suppress(AnswerError), contextlib.closing(self.open(member, cid)) as source:
+                content, share = source.read(0, source.size_bytes) if source.size_bytes <= min(room, CHUNK_SIZE) else None, source.share
+            room -= len(content or b"")
+            found.append((content, share))
+        return found
 
     def have(self, member: MemberId, cid: Cid) -> Have:
         """What is here of a content, and who else has asked of late, as everyone does each second that fetches a large one."""

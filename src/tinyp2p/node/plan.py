@@ -16,7 +16,7 @@ from ..model import Cid, Entry, MemberId, Place, ShareKey
 Look = Literal["free", "same", "ours", "user", "other"]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Item:
     """One file to have: where it comes from, and the names it may take below the target, the best first."""
 

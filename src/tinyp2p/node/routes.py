@@ -17,8 +17,9 @@ from starlette.routing import Route
 from .. import __version__
 from ..core import wire
 from ..core.chunks import Manifest
+from ..core.frames import encode_frames
 from ..core.members import Members
-from ..core.wire import Buckets, Changes, Gossip, Hello, JoinAnswer, JoinRequest, Promotion, Recheck, Rechecked, Renewed
+from ..core.wire import Blobs, Buckets, Changes, Gossip, Hello, JoinAnswer, JoinRequest, Promotion, Recheck, Rechecked, Renewed
 from ..disk.catalogs import Catalogs, CatalogState
 from ..errors import AnswerError, Malformed, Refused, RemoteError, TinyP2PError
 from ..limits import CHUNK_SIZE, KIB, MAX_JSON_BYTES, PROTOCOL_VERSION, REQUEST_TIMEOUT_S
@@ -91,6 +92,7 @@ class Routes:
             Route("/v1/manifest/{cid}", self.manifest),
             Route("/v1/have/{cid}", self.have),
             Route("/v1/recheck/{cid}", self.recheck, methods=["POST"]),
+            Route("/v1/blobs", self.blobs, methods=["POST"]),
             Route("/v1/blob/{cid}", _Raw(self.blob), methods=["GET", "HEAD"]),
             Route("/v1/place/{share}/manifest", self.place_manifest),
             Route("/v1/place/{share}/blob", _Raw(self.place_blob), methods=["GET", "HEAD"]),
@@ -182,6 +184,17 @@ class Routes:
         share, path, size, mtime_ns = place_of(request)
         return as_json(await self.content.growing(asker(request), share, path, size, mtime_ns, max(0, number(request, "after"))))
 
+    async def blobs(self, request: Request) -> Response:
+        member, cids = asker(request), [Cid(cid) for cid in wire.decode(await body_of(request), Blobs).cids]
+        found = await asyncio.to_thread(self.content.several, member, cids)
+        for cid, (content, share) in zip(cids, found, strict=True):
+            if content is not None:
+                self.content.sent(member, share, cid, len(content))
+        body = encode_frames(content for content, _ in found)
+        async with self.content.upload_rate:
+            self.content.upload_rate.moved(len(body))
+        return Response(body, media_type="application/octet-stream")
+
     async def blob(self, request: Request, send: Send) -> None:
         cid = cid_of(request.path_params)
         source = await asyncio.to_thread(self.content.open, asker(request), cid)
@@ -212,7 +225,7 @@ class Routes:
     async def _send_pieces(self, request: Request, send: Send, begin: dict[str, object], source: Source, start: int, end: int, cid: str) -> None:
         """Pieces of a chunk each, the next one read while one is on its way; what changes underneath, or is unshared, ends the connection."""
         member, gone, rate = asker(request), request.scope[TRANSPORT].is_closing, self.content.upload_rate
-        share = source.file.share if hasattr(source, "file") else ""
+        share = source.share
         step = int(min(CHUNK_SIZE, max(rate.bytes_per_s / 8, 16 * KIB)))
         piece = await asyncio.to_thread(source.read, start, min(step, end - start))
         await send(begin)

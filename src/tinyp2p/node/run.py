@@ -137,10 +137,13 @@ def _locked(home: GroupHome, events: AsyncIterator[Event]) -> Generator[Event]:
             queue: asyncio.Queue[Event | BaseException | None] = asyncio.Queue(1000)
             pump = runner.get_loop().create_task(_pump(events, queue))
             try:
-                while (event := runner.run(queue.get())) is not None:
-                    if isinstance(event, BaseException):
-                        raise event
-                    yield event
+                while True:
+                    for event in runner.run(_waiting(queue)):
+                        if event is None:
+                            return
+                        if isinstance(event, BaseException):
+                            raise event
+                        yield event
             finally:
                 runner.run(_end(pump))
     finally:
@@ -169,6 +172,14 @@ async def _pump(events: AsyncIterator[Event], queue: asyncio.Queue[Event | BaseE
         await queue.put(None)
     except Exception as error:
         await queue.put(error)
+
+
+async def _waiting(queue: asyncio.Queue[Event | BaseException | None]) -> list[Event | BaseException | None]:
+    """All events that have come, at least one: each run of the loop from outside takes a while."""
+    found = [await queue.get()]
+    while not queue.empty():
+        found.append(queue.get_nowait())
+    return found
 
 
 async def _end(pump: asyncio.Task[None]) -> None:

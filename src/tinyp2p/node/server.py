@@ -255,7 +255,7 @@ class Server:
 
     def _turns(self, path: str) -> Turns:
         """Which requests wait for one another."""
-        if path.startswith("/v1/blob/") or (path.startswith("/v1/place/") and path.endswith("/blob")):
+        if path.startswith(("/v1/blob/", "/v1/blobs")) or (path.startswith("/v1/place/") and path.endswith("/blob")):
             return self._content
         if path.startswith(("/v1/catalog/", "/v1/manifest/", "/v1/recheck/")):
             return self._lists

@@ -66,9 +66,12 @@ class Swarm:
         return [member for member in dict.fromkeys([*known, *listed]) if member != self.lanes.me]
 
     def _askable(self, cid: Cid, known: Iterable[MemberId]) -> list[MemberId]:
-        there = (member for member in self._holders(cid, known) if self.presence.answers(member) and self.lanes.dialer.may_try(member))
-        askable = [member for member in there if member not in self.lanes.liars]
+        askable = [member for member in self._holders(cid, known) if self.may_ask(member)]
         return random.sample(askable, len(askable))
+
+    def may_ask(self, member: MemberId) -> bool:
+        """Whether a member is there and has not lied."""
+        return self.presence.answers(member) and self.lanes.dialer.may_try(member) and member not in self.lanes.liars
 
     def _away_since(self, cid: Cid, known: Iterable[MemberId]) -> float | None:
         """Since when all who hold a content are known to be away, by the monotonic clock; None where somebody may be there."""

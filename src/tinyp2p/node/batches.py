@@ -1,0 +1,131 @@
+"""Small files by the hundred: asked for in one request, checked, and placed together (docs/protocol.md, section 5).
+
+A short way and no more: what does not come by it, for whatever reason, is fetched by itself afterwards, as if there were no batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AsyncExitStack
+
+from ..core import wire
+from ..core.chunks import is_chunk
+from ..core.frames import HEAD_BYTES, decode_frames
+from ..disk.notes import Notes, Placed
+from ..disk.small_files import SmallFile, place_small
+from ..disk.target import Target
+from ..errors import TinyP2PError
+from ..limits import CONNECTIONS_PER_SOURCE, MAX_BATCH_BYTES, MAX_BATCH_FILES
+from ..model import Cid, MemberId
+from ..net.client import Connection
+from .plan import Item
+from .rate import Rate
+from .swarm import Swarm
+
+log = logging.getLogger(__name__)
+Holders = tuple[MemberId, ...]
+
+
+class Batches:
+    """`run` fetches and places what it can, and returns it; `placed` is told of each file."""
+
+    def __init__(
+        self,
+        swarm: Swarm,
+        notes: Notes,
+        target: Target,
+        rate: Rate,
+        on_bytes: Callable[[MemberId, int], None],
+        placed: Callable[[Item, MemberId], None],
+    ) -> None:
+        self.swarm = swarm
+        self.notes = notes
+        self.target = target
+        self.rate = rate
+        self.on_bytes = on_bytes
+        self.placed = placed
+        self.done: set[Item] = set()
+        self._fair_count = MAX_BATCH_FILES
+        self._waiting: dict[Holders, deque[Item]] = defaultdict(deque)
+        self._one_at_a_time = asyncio.Lock()
+
+    async def run(self, items: Iterable[Item]) -> set[Item]:
+        for item in items:
+            self._waiting[tuple(item.holders)].append(item)
+        sources = {member for holders in self._waiting for member in holders if self.swarm.may_ask(member)}
+        self._fair_count = 1 + sum(map(len, self._waiting.values())) // max(1, 2 * CONNECTIONS_PER_SOURCE * len(sources))
+        async with asyncio.TaskGroup() as tasks:
+            for source in sources:
+                for _ in range(CONNECTIONS_PER_SOURCE):
+                    tasks.create_task(self._work(source))
+        return self.done
+
+    async def _work(self, source: MemberId) -> None:
+        try:
+            async with self.swarm.lanes.lane(source) as connection:
+                while self.swarm.may_ask(source) and (batch := list(self._next(source))):
+                    await self._fetch(connection, source, batch)
+        except TinyP2PError as error:
+            log.info("batches ended source=%s error=%s", source, error)
+
+    def _next(self, source: MemberId) -> Iterator[Item]:
+        """What to ask a source for next, as much as fits into one answer and leaves the others their part."""
+        count = size = 0
+        most = min(MAX_BATCH_FILES, self._fair_count)
+        for holders, waiting in self._waiting.items():
+            while source in holders and waiting and count < most and size + waiting[0].entry.size <= MAX_BATCH_BYTES:
+                item = waiting.popleft()
+                count, size = count + 1, size + item.entry.size
+                yield item
+
+    async def _fetch(self, connection: Connection, source: MemberId, items: list[Item]) -> None:
+        async with AsyncExitStack() as locks:
+            items = await self._locked(locks, items)
+            sizes = [item.entry.size for item in items]
+            request = wire.encode(wire.Blobs([item.cid or "" for item in items]))
+            async with self.rate:
+                self.rate.moved(sum(sizes))
+            raw = await connection.ask("POST", "/v1/blobs", request, limit=sum(sizes) + HEAD_BYTES * len(items))
+            contents = decode_frames(raw, sizes)
+            self.on_bytes(source, sum(len(content) for content in contents if content is not None))
+            async with self._one_at_a_time:
+                placed, wrong = await asyncio.to_thread(self._place, list(zip(items, contents, strict=True)))
+                rows = [(self.target.full_path(item.path), note) for item, note in placed]
+                await self.notes.index.in_turn(self.notes.keep_placed, rows)
+        for cid in wrong:
+            self.swarm.lanes.wrong_bytes(source, cid, 0)
+        for item, _ in placed:
+            self.done.add(item)
+            self.placed(item, source)
+
+    async def _locked(self, locks: AsyncExitStack, items: list[Item]) -> list[Item]:
+        """Those that nobody fetches just now and that are not here already."""
+        here = await asyncio.to_thread(self.notes.here, [item.cid for item in items if item.cid])
+        free = []
+        for item in items:
+            lock = self.swarm.lock(item.cid or "")
+            if item.cid not in here and not lock.locked():
+                await locks.enter_async_context(lock)
+                free.append(item)
+        return free
+
+    def _place(self, found: list[tuple[Item, bytes | None]]) -> tuple[list[tuple[Item, Placed]], list[Cid]]:
+        """Check and place what came; what was placed, and what is not what it should be. Blocks."""
+        good, wrong = [], []
+        for item, content in found:
+            if content is not None and item.cid is not None:
+                if is_chunk(item.cid, None, item.entry.size, 0, content):
+                    good.append((item, item.cid, content))
+                else:
+                    wrong.append(item.cid)
+        files = [SmallFile(item.path, content, item.entry.mode, item.entry.mtime_ns) for item, _, content in good]
+        stats = place_small(self.target, files)
+        placed = [
+            (item, Placed(item.place, cid, stat.st_size, stat.st_mtime_ns, stat.st_ino))
+            for (item, cid, _), stat in zip(good, stats, strict=True)
+            if stat is not None
+        ]
+        return placed, wrong
