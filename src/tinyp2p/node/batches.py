@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
@@ -26,6 +27,9 @@ from .rate import Rate
 from .swarm import Swarm
 
 log = logging.getLogger(__name__)
+LOOK_S = 0.2
+LEAST = 64
+HOPE_S = 2.0  # for somebody to be there; whoever comes later is found when files are fetched one by one
 Holders = tuple[MemberId, ...]
 
 
@@ -48,19 +52,25 @@ class Batches:
         self.on_bytes = on_bytes
         self.placed = placed
         self.done: set[Item] = set()
-        self._fair_count = MAX_BATCH_FILES
+        self._tried: set[MemberId] = set()
         self._waiting: dict[Holders, deque[Item]] = defaultdict(deque)
         self._one_at_a_time = asyncio.Lock()
 
     async def run(self, items: Iterable[Item]) -> set[Item]:
+        """Put every source to work once, also one that comes meanwhile, until nothing waits or nobody is left to ask."""
         for item in items:
             self._waiting[tuple(item.holders)].append(item)
-        sources = {member for holders in self._waiting for member in holders if self.swarm.may_ask(member)}
-        self._fair_count = 1 + sum(map(len, self._waiting.values())) // max(1, 2 * CONNECTIONS_PER_SOURCE * len(sources))
+        hope_until_s = time.monotonic() + HOPE_S
+        working: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as tasks:
-            for source in sources:
-                for _ in range(CONNECTIONS_PER_SOURCE):
-                    tasks.create_task(self._work(source))
+            while untried := {member for holders, waiting in self._waiting.items() if waiting for member in holders} - self._tried:
+                sources = [member for member in untried if self.swarm.may_ask(member)]
+                self._tried.update(sources)
+                working |= {tasks.create_task(self._work(source)) for source in sources for _ in range(CONNECTIONS_PER_SOURCE)}
+                working = {task for task in working if not task.done()}
+                if not working and time.monotonic() > hope_until_s:
+                    break
+                await asyncio.sleep(LOOK_S)
         return self.done
 
     async def _work(self, source: MemberId) -> None:
@@ -74,7 +84,8 @@ class Batches:
     def _next(self, source: MemberId) -> Iterator[Item]:
         """What to ask a source for next, as much as fits into one answer and leaves the others their part."""
         count = size = 0
-        most = min(MAX_BATCH_FILES, self._fair_count)
+        left, workers = sum(map(len, self._waiting.values())), CONNECTIONS_PER_SOURCE * len(self._tried)
+        most = min(MAX_BATCH_FILES, max(LEAST, left // (2 * workers)))
         for holders, waiting in self._waiting.items():
             while source in holders and waiting and count < most and size + waiting[0].entry.size <= MAX_BATCH_BYTES:
                 item = waiting.popleft()
