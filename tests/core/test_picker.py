@@ -50,6 +50,11 @@ def measured(picker: Picker, source: str, chunk_s: float, now_s: float, chunks: 
     return now_s
 
 
+def known_as_fast(picker: Picker, source: str) -> None:
+    sender = picker._sources[source]
+    sender.sent_bytes, sender.sent_s = CHUNK_SIZE, 0.01
+
+
 def left(picker: Picker) -> int:
     return picker._length - picker._have.count
 
@@ -97,9 +102,11 @@ class Judge:
             return None
         free, flying = self.free(source), self.flying()
         if request is None:
-            # Left to somebody faster, who has what this one would have got; or its speed is unknown and it has something to begin with.
+            # Left to somebody faster, who has what this one would have got; or it has enough to begin with: its speed is unknown, or others get
+            # the file too.
             faster = any(other != source and rate(self.picker, other) > 0 and self.has(other) & free for other in self.sources)
-            assert not free or faster or (rate(self.picker, source) == 0 and self.asked[source])
+            partial = any(len(self.has(other)) < self.length for other in self.sources)
+            assert not free or faster or ((rate(self.picker, source) == 0 or partial) and self.asked[source])
             return None
         assert request.source == source and 1 <= request.count <= REQUEST_CHUNKS
         if free:
@@ -362,6 +369,7 @@ def test_the_rarest_chunk_comes_first() -> None:
     picker.source_joined("seed", None)
     picker.source_joined("anna", bitmap(10, [0, 1, 2, 3, 4, 5, 6, 8, 9]))
     picker.source_joined("ben", bitmap(10, [0, 1, 2, 4, 5, 6, 8, 9]))
+    known_as_fast(picker, "seed")
     assert asked(picker, "seed") == Request("seed", 7, 1)
     assert asked(picker, "seed") == Request("seed", 3, 1)
     picker.source_left("anna")
@@ -369,10 +377,35 @@ def test_the_rarest_chunk_comes_first() -> None:
     assert asked(picker, "seed").first not in (3, 7)
 
 
+def test_what_a_source_gave_to_others_comes_last() -> None:
+    picker = picker_of(10)
+    picker.source_joined("seed", None, bitmap(10, [0, 1, 2, 3, 4, 5, 6, 8, 9]))
+    known_as_fast(picker, "seed")
+    assert asked(picker, "seed").first == 7
+    picker.source_joined("seed", None, bitmap(10, range(10)))
+    assert asked(picker, "seed").first != 7
+    picker.source_left("seed")
+    picker.source_joined("ben", None)
+    assert not any(picker._planes[1:])  # it counts once again
+
+
+def test_of_a_slow_source_no_more_is_asked_than_it_can_send_soon_where_others_fetch_too() -> None:
+    picker = picker_of(10)
+    picker.source_joined("seed", None, bitmap(10, [3]))
+    request = asked(picker, "seed")
+    assert request.count == 1 and picker.next_request("seed", 0.5) is None
+    send_all(picker, request, 3.0)
+    asked(picker, "seed", 3.0)
+    assert picker.next_request("seed", 3.0) is None
+    picker.source_joined("seed", None)
+    assert picker.next_request("seed", 3.0) is not None  # alone, its line must not idle
+
+
 def test_a_rare_chunk_that_failed_comes_first_again() -> None:
     picker = picker_of(10)
     picker.source_joined("seed", None)
     picker.source_joined("anna", bitmap(10, [0, 1, 2, 3, 5, 6, 8, 9]))
+    known_as_fast(picker, "seed")
     rare = {asked(picker, "seed").first, (failed := asked(picker, "seed")).first}
     assert rare == {4, 7}
     asked(picker, "seed")

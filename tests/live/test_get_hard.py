@@ -183,7 +183,7 @@ main()
 def test_a_liar_is_named_and_no_longer_asked(peers: Peers, tmp_path: Path) -> None:
     size = 64 * MIB
     write(tmp_path / "A/big.bin", size)
-    names = ["big.bin", *(f"small{number}.txt" for number in range(24))]
+    names = ["big.bin", *(f"small{number}.txt" for number in range(200))]
     for number, name in enumerate(names[1:]):
         write(tmp_path / "A" / name, 5000, seed=number)
     (tmp_path / "B").mkdir()
@@ -193,7 +193,7 @@ def test_a_liar_is_named_and_no_longer_asked(peers: Peers, tmp_path: Path) -> No
     mallory.program = [sys.executable, "-c", LIAR]
     liar = mallory.share(tmp_path / "B").event("ready")["member"]
     hashed(carl, "big.bin", sources=2)
-    hashed(carl, "small23.txt", sources=2)
+    hashed(carl, "small199.txt", sources=2)
     (tmp_path / "C").mkdir()
     running = carl.share(tmp_path / "C", verbose=True)
     result = carl.run("get", "big.bin", "-o", tmp_path / "out")

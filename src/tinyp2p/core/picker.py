@@ -22,6 +22,7 @@ from .chunks import Bitmap
 if TYPE_CHECKING:
     from random import Random
 
+QUEUE_S = 1.0  # of work that a source may have waiting before it is asked for more, where others get the same file
 REQUEST_S = 1.0  # a request should take about this long at most
 UNKNOWN_CHUNK_S = 1.0  # what a chunk is expected to take as long as no source has sent any
 MEMORY_S = 3.0  # how far back a rate looks ...
@@ -47,6 +48,7 @@ class Request:
 @dataclass(slots=True)
 class _Source:
     has: int = 0
+    given: int = 0
     partial: bool = False  # was said to lack chunks: it gets this file as we do
     pending: dict[int, Request] = field(default_factory=dict)  # chunks asked and not yet come, in the order asked
     rarest: int = 0  # the rarest wanted chunks it has; only shrinks until something else changes, then 0
@@ -98,17 +100,17 @@ class Picker:
     def complete(self) -> bool:
         return self._have.complete
 
-    def source_joined(self, source: str, chunks: Bitmap | None) -> None:
-        """A member can serve these chunks (None: all), told again when it has more; raises Malformed for a bitmap of another length."""
+    def source_joined(self, source: str, chunks: Bitmap | None, given: Bitmap | None = None) -> None:
+        """A member can serve these chunks (None: all), and has given those to others; told again when they are more. Raises Malformed."""
         has = self._all if chunks is None else self._set_of(chunks)
         joined = self._sources.setdefault(source, _Source())
         joined.partial = has != self._all
-        self._now_has(joined, has)
+        self._now_has(joined, has, self._set_of(given) if given is not None else 0)
 
     def source_left(self, source: str) -> None:
         """A source is gone; what was asked of it is wanted again."""
         if source in self._sources:
-            self._now_has(self._sources[source], 0)
+            self._now_has(self._sources[source], 0, 0)
             for index in self._sources.pop(source).pending:
                 self._want_again(index)
 
@@ -116,6 +118,8 @@ class Picker:
         """What to ask of this source now; None: nothing until a chunk arrives, a request ends, a source changes or some time passes."""
         asked = self._sources.get(source)
         if asked is None or self.complete:
+            return None
+        if self._has_enough(asked, now_s):
             return None
         asked.rarest = asked.rarest & self._wanted or self._rarest(asked)
         if asked.rarest:
@@ -168,9 +172,16 @@ class Picker:
             raise Malformed("A bitmap has the wrong length.")
         return int.from_bytes(chunks.encode(), "big") >> (-self._length % 8)
 
-    def _now_has(self, source: _Source, has: int) -> None:
-        common = source.has & has
-        gained, lost = has ^ common, source.has ^ common
+    def _now_has(self, source: _Source, has: int, given: int) -> None:
+        """What a source has given to others counts as if one more had it: soon one will."""
+        self._count(source.has, has)
+        self._count(source.given, given)
+        source.has, source.given = has, given
+        self._forget_rarest()
+
+    def _count(self, before: int, after: int) -> None:
+        common = before & after
+        gained, lost = after ^ common, before ^ common
         for level, plane in enumerate(self._planes):  # adding with carry, all chunks at once
             self._planes[level] = plane ^ gained
             gained &= plane
@@ -179,8 +190,6 @@ class Picker:
         for level, plane in enumerate(self._planes):  # subtracting with borrow
             self._planes[level] = plane ^ lost
             lost ^= lost & plane
-        source.has = has
-        self._forget_rarest()
 
     def _forget_rarest(self) -> None:
         for source in self._sources.values():
@@ -216,6 +225,11 @@ class Picker:
         head = chosen >> max(0, top - count)
         gaps = head ^ ((1 << head.bit_length()) - 1)
         return self._length - top, head.bit_length() - gaps.bit_length()
+
+    def _has_enough(self, source: _Source, now_s: float) -> bool:
+        """Where others get this file too: more asked of a slow source now would only be what somebody else could have by then."""
+        others = any(other.partial or other.given for other in self._sources.values())
+        return others and bool(source.pending) and (not source.sent_bytes or source.expected_s(len(source.pending), 0.0, now_s) > QUEUE_S)
 
     def _has_its_share(self, source: _Source) -> bool:
         """Would more for a source of unknown speed be too little for the others? Else the first asked would get a small file whole."""

@@ -18,7 +18,7 @@ from ..core.frames import HEAD_BYTES, decode_frames
 from ..disk.notes import Notes, Placed
 from ..disk.small_files import SmallFile, place_small
 from ..disk.target import Target
-from ..errors import TinyP2PError
+from ..errors import TinyP2PError, WrongBytes
 from ..limits import CONNECTIONS_PER_SOURCE, MAX_BATCH_BYTES, MAX_BATCH_FILES
 from ..model import Cid, MemberId
 from ..net.client import Connection
@@ -106,11 +106,12 @@ class Batches:
                 placed, wrong = await asyncio.to_thread(self._place, list(zip(items, contents, strict=True)))
                 rows = [(self.target.full_path(item.path), note) for item, note in placed]
                 await self.notes.index.in_turn(self.notes.keep_placed, rows)
-        for cid in wrong:
-            self.swarm.lanes.wrong_bytes(source, cid, 0)
         for item, _ in placed:
             self.done.add(item)
             self.placed(item, source)
+        if wrong:
+            self.swarm.lanes.wrong_bytes(source, wrong[0], 0)
+            raise WrongBytes("A batch holds what it should not.")
 
     async def _locked(self, locks: AsyncExitStack, items: list[Item]) -> list[Item]:
         """Those that nobody fetches just now and that are not here already."""

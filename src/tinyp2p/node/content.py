@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
-from ..core.chunks import Manifest, chunk_count, chunk_length, is_chunk
+from ..core.chunks import Bitmap, Manifest, chunk_count, chunk_length, is_chunk
 from ..core.members import Members
 from ..core.wire import Growing, Have
 from ..disk.catalogs import Catalogs
@@ -96,6 +97,14 @@ Source = FileSource | PartialSource
 
 
 @dataclass(slots=True)
+class _Asker:
+    """Somebody who fetches a content here: when it last asked what there is, and the chunks that it was given."""
+
+    asked_s: float
+    given: Bitmap
+
+
+@dataclass(slots=True)
 class _Growth:
     """A file being hashed because somebody asked for it by its place."""
 
@@ -125,7 +134,7 @@ class Content:
         self.on_change: Callable[[LocalFile], None] = lambda file: None
         self.uploaded: dict[MemberId, int] = defaultdict(int)
         self.served: dict[tuple[str, MemberId, str], int] = defaultdict(int)
-        self._asked: dict[Cid, dict[MemberId, float]] = {}
+        self._asked: dict[Cid, dict[MemberId, _Asker]] = {}
         self._growths: dict[tuple[str, str, int, int], _Growth] = {}
         # Threads of its own: large files that are asked for must not keep everything else from a thread.
         self._hashing = ThreadPoolExecutor(HASH_AT_ONCE, "hash-on-demand")
@@ -188,15 +197,29 @@ class Content:
         partial = self.partial_for(member, cid) if not files else None
         if not files and partial is None:
             raise NOT_HERE
+        size = files[0][1].size if partial is None else partial.size_bytes
+        others = self._others(cid, member, chunk_count(size))
+        given = Bitmap.united([each.given for each in others.values()])
+        have = b"" if partial is None else partial.have.encode()
+        return Have(size, partial is None or partial.have.complete, have, given.encode(), list(itertools.islice(others, 64)))
+
+    def _others(self, cid: Cid, member: MemberId, chunks: int) -> dict[MemberId, _Asker]:
+        """Who else has asked for a content of late; from now on this member is among them."""
         now = time.monotonic()
         asked = self._asked[cid] = self._asked.pop(cid, {})  # the last asked for comes last
-        others = [other for other, at in asked.items() if other != member and now - at < FETCHING_FOR_S][:64]
-        asked[member] = now
-        while max(self._asked[oldest := next(iter(self._asked))].values()) < now - FETCHING_FOR_S:
-            del self._asked[oldest]
-        if partial is None:
-            return Have(files[0][1].size, True, b"", list(others))
-        return Have(partial.size_bytes, partial.have.complete, partial.have.encode(), list(others))
+        for late in [other for other, each in asked.items() if now - each.asked_s > FETCHING_FOR_S]:
+            del asked[late]
+        asked.setdefault(member, _Asker(now, Bitmap(chunks))).asked_s = now
+        for oldest in list(itertools.islice(self._asked, 8)):
+            if all(now - each.asked_s > FETCHING_FOR_S for each in self._asked[oldest].values()):
+                del self._asked[oldest]
+        return {other: each for other, each in asked.items() if other != member}
+
+    def giving(self, member: MemberId, cid: str, chunks: Iterable[int]) -> None:
+        """Remember what a member that fetches a content is given, so that others ask for something else."""
+        asker = self._asked.get(Cid(cid), {}).get(member)
+        if asker is not None:
+            asker.given.update(index for index in chunks if index < asker.given.length)
 
     def manifest(self, member: MemberId, cid: Cid, manifest_of: Callable[[Cid], Manifest | None]) -> Manifest:
         if not self.files_for(member, cid) and self.partial_for(member, cid) is None:

@@ -36,7 +36,7 @@ from .rate import Rate
 
 log = logging.getLogger(__name__)
 LOOK_S = 0.2
-HAVE_S = 1.0
+HAVE_S = 0.3
 PIECES_WAITING = 24
 PATIENCE_S = 8.0
 REFUSED_S = 2.0
@@ -182,7 +182,7 @@ class Download:
         async with AsyncExitStack() as lanes, asyncio.TaskGroup() as tasks:
             with self._working():
                 await self._begin(source)
-                for _ in range(1 if self.is_small else CONNECTIONS_PER_SOURCE):
+                for _ in range(1 if self.is_small or source in self._found else CONNECTIONS_PER_SOURCE):
                     connection = await lanes.enter_async_context(self.lanes.lane(source))
                     for _ in range(1 if self.is_small else REQUESTS_PER_CONNECTION):
                         tasks.create_task(self._slot(connection, source))
@@ -239,7 +239,8 @@ class Download:
         connection = await self.lanes.dialer.control(source)
         have = await connection.call("GET", f"/v1/have/{self.cid}", Have)
         bitmap = None if have.complete else Bitmap(self.part.have.length, have.have)
-        self.picker.source_joined(source, bitmap)
+        given = Bitmap(self.part.have.length, have.given) if have.given else None
+        self.picker.source_joined(source, bitmap, given)
         self._found |= {MemberId(member) for member in have.fetching if member != self.lanes.me}
         self._moved.set()
 

@@ -218,6 +218,7 @@ class Routes:
                 await send(begin)
                 await send({"type": "http.response.body", "body": b""})
                 return
+            self.content.giving(asker(request), cid, range(start // CHUNK_SIZE, -(-end // CHUNK_SIZE)))
             await self._send_pieces(request, send, begin, source, start, end, cid)
         finally:
             source.close()
