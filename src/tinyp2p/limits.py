@@ -21,8 +21,10 @@ ALPN = "http/1.1"
 # --- what we accept from others --------------------------------------------------------------------------------------
 MAX_HEADER_BYTES = 16 * KIB
 MAX_HEADERS = 64
-MAX_KNOCKS = 512  # unfinished handshakes
-MAX_KNOCKS_OF_ONE = 128
+MAX_KNOCKS = 512  # unfinished handshakes; as many again who have not said the server name yet
+MAX_KNOCKS_OF_ONE = 256
+MAX_HELLO_BYTES = 16 * KIB
+HANDSHAKES, HANDSHAKES_S = 50, 0.125  # so many are begun in this time
 MAX_CONNECTIONS = 2_000
 MAX_CONNECTIONS_OF_ONE = 256
 # Requests at work: for content, for what is worked out (lists, manifests, rechecks), and others.

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import re
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from functools import cache
 from types import SimpleNamespace
@@ -342,7 +343,7 @@ def _server() -> tuple[Server, Config]:
 def request(data: bytes) -> None:
     """What a member may send to a member's door."""
     _, config = _server()
-    _serve(MemberProtocol(config, ServerState(), {}, _loop()), data)
+    _serve(MemberProtocol(config, ServerState(), Counter(), _loop()), data)
 
 
 async def _echo(operation: str, wanted: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:

@@ -54,8 +54,9 @@ class Door:
     @property
     def knocking(self) -> int:
         """Handshakes that are not finished."""
-        assert self.server._knocks is not None
-        return len(self.server._knocks.waiting)
+        knocks = self.server._knocks
+        assert knocks is not None
+        return sum(len(of_one) for rooms in (knocks.silent, knocks.shaking) for of_one in list(rooms.values()))
 
     @property
     def connections(self) -> int:

@@ -11,6 +11,8 @@ from ..errors import Malformed
 from ..limits import ALPN
 from ..model import Peer
 
+WELCOME = ssl.ALERT_DESCRIPTION_USER_CANCELLED  # never sent: it tells a ClientHello that is let in from all others
+
 
 @dataclass(slots=True)
 class Former:
@@ -37,9 +39,10 @@ class Credentials:
 
 
 class GroupContext(ssl.SSLContext):
-    """A context that remembers whether it is that of the group as it was."""
+    """A context that remembers whether it is that of the group as it was, and that of a door which one only hears out, see `alert_to`."""
 
     is_former = False
+    hearing: ssl.SSLContext
 
 
 def _context(protocol: int, group_pem: bytes, certificate_path: str, key_path: str) -> GroupContext:
@@ -78,7 +81,7 @@ class ToldWhy(ssl.SSLObject):
             raise ssl.SSLWantReadError from None
 
 
-def server_context(credentials: Credentials) -> ssl.SSLContext:
+def server_context(credentials: Credentials) -> GroupContext:
     """For a member's door: whoever does not know the server name is sent away before a certificate is shown."""
     context = _context_of(credentials, ssl.PROTOCOL_TLS_SERVER)
     context.num_tickets = 0
@@ -100,7 +103,27 @@ def server_context(credentials: Credentials) -> ssl.SSLContext:
         return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
 
     context.sni_callback = gate
+    context.hearing = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.hearing.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.hearing.sni_callback = lambda connection, name, _: gate(connection, name, context) or WELCOME
     return context
+
+
+def alert_to(hello: bytes, context: GroupContext) -> bytes | None:
+    """With what to send away whoever begins like this; None where he names the group. Raises SSLWantReadError where more must come.
+
+    TLS goes no further here than the server name, a twentieth of what it costs to answer.
+    """
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    incoming.write(hello)
+    try:
+        context.hearing.wrap_bio(incoming, outgoing, server_side=True).do_handshake()
+    except ssl.SSLWantReadError:
+        raise
+    except ssl.SSLError:
+        pass
+    alert = outgoing.read()
+    return None if alert[-1:] == bytes([WELCOME]) else alert
 
 
 def _is_one_of(name: str, names: list[str]) -> bool:

@@ -1,7 +1,11 @@
 """Who knocks: connections are accepted here and held until their TLS handshake is done (docs/protocol.md, section 2).
 
-Owns how many may be unfinished. Where there are too many, the oldest gives way: an honest handshake is done within moments, so whoever knocks and
-then keeps silent loses his place to the next one and keeps nobody out, not even somebody behind the same address.
+Owns how many may be unfinished, and what they may cost. Where there are too many, the oldest gives way: an honest handshake is done within moments,
+so whoever knocks and then keeps silent loses his place to the next one and keeps nobody out, not even somebody behind the same address.
+
+Who knocks costs a socket and a timer until a whole ClientHello has named the group; who says anything else hears an alert and is gone. Only then
+come a task and TLS, so many a second and no more, in the order in which they spoke: what strangers cost leaves most of this computer to members.
+Those who have named the group are counted apart, so that silence never ends a handshake.
 """
 
 from __future__ import annotations
@@ -12,10 +16,11 @@ import ipaddress
 import logging
 import socket
 import ssl
-from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from ..limits import HANDSHAKE_TIMEOUT_S, MAX_KNOCKS, MAX_KNOCKS_OF_ONE
+from ..limits import HANDSHAKE_TIMEOUT_S, HANDSHAKES, HANDSHAKES_S, MAX_HELLO_BYTES, MAX_KNOCKS, MAX_KNOCKS_OF_ONE
+from ..net.tls import GroupContext, alert_to
 
 log = logging.getLogger(__name__)
 BACKLOG = 512
@@ -30,56 +35,117 @@ def source_of(host: str) -> str:
     return str(address.ipv4_mapped or address.packed[:8].hex())
 
 
+@dataclass(eq=False, slots=True)
+class _Knock:
+    """Somebody at the door: a connection that is listened to, then a task that shakes hands with it."""
+
+    connection: socket.socket
+    source: str
+    rooms: _Rooms
+    timer: asyncio.TimerHandle | None = None
+    task: asyncio.Task[None] | None = None
+
+
+_Rooms = dict[str, dict[_Knock, None]]  # of each source, the oldest first
+
+
 class Knocks:
     """Accepts connections on a listening socket; `protocol` is made for each and hears of it once its handshake is done."""
 
-    def __init__(self, listening: socket.socket, context: ssl.SSLContext, protocol: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(self, listening: socket.socket, context: GroupContext, protocol: Callable[[], asyncio.Protocol]) -> None:
         self.listening = listening
         self.context = context
         self.protocol = protocol
-        self.waiting: dict[asyncio.Task[None], str] = {}  # the oldest first
+        self.silent: _Rooms = {}
+        self.shaking: _Rooms = {}
+        self._turns = asyncio.Semaphore(HANDSHAKES)
+        self._loop = asyncio.get_running_loop()
         listening.listen(BACKLOG)
         self._accepting = asyncio.create_task(self._accept())
 
     async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, address = await loop.sock_accept(self.listening)
+                connection, address = await self._loop.sock_accept(self.listening)
             except OSError as error:
                 # Out of descriptors, most likely; or the other end has gone already.
                 log.warning("connection not accepted error=%s", error)
                 await asyncio.sleep(NO_DESCRIPTOR_WAIT_S)
                 continue
-            source = source_of(address[0])
-            self._make_room(source)
-            task = asyncio.create_task(self._shake_hands(connection))
-            self.waiting[task] = source
-            task.add_done_callback(self.waiting.pop)
-
-    def _make_room(self, source: str) -> None:
-        of_each = Counter(self.waiting.values())
-        crowding = source if of_each[source] >= MAX_KNOCKS_OF_ONE else None
-        if crowding is None and len(self.waiting) >= MAX_KNOCKS:
-            ((crowding, _),) = of_each.most_common(1)
-        oldest = next((task for task, each in self.waiting.items() if each == crowding), None)
-        if oldest is not None:
-            log.info("handshake given up source=%s waiting=%d", crowding, len(self.waiting))
-            self.waiting.pop(oldest)
-            oldest.cancel()
-
-    async def _shake_hands(self, connection: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        try:
             connection.setblocking(False)
-            await loop.connect_accepted_socket(self.protocol, connection, ssl=self.context, ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S)
+            knock = _Knock(connection, source_of(address[0]), self.silent)
+            self._enter(knock)
+            knock.timer = self._loop.call_later(HANDSHAKE_TIMEOUT_S, self._turn_out, knock)
+            self._loop.add_reader(connection, self._hear, knock)
+
+    def _enter(self, knock: _Knock) -> None:
+        """Among those who wait with it; where these are too many, the oldest of whoever has most gives way."""
+        rooms, crowding = knock.rooms, None
+        if len(rooms.get(knock.source, ())) >= MAX_KNOCKS_OF_ONE:
+            crowding = knock.source
+        elif sum(map(len, rooms.values())) >= MAX_KNOCKS:
+            crowding = max(rooms, key=lambda each: len(rooms[each]))
+        if crowding is not None:
+            log.debug("handshake given up source=%s", crowding)
+            self._turn_out(next(iter(rooms[crowding])))
+        rooms.setdefault(knock.source, {})[knock] = None
+
+    def _leave(self, knock: _Knock) -> None:
+        of_one = knock.rooms.get(knock.source, {})
+        of_one.pop(knock, None)
+        if not of_one:
+            knock.rooms.pop(knock.source, None)
+
+    def _hear(self, knock: _Knock) -> None:
+        """Look at what has come, which stays for TLS to read; the kernel says when there is more than that, or the end."""
+        try:
+            hello = knock.connection.recv(MAX_HELLO_BYTES, socket.MSG_PEEK)
+            if len(hello) < knock.connection.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT):
+                self._turn_out(knock)
+            elif (alert := alert_to(hello, self.context)) is not None:
+                knock.connection.recv(MAX_HELLO_BYTES)  # what is closed unread resets the connection, and the alert may be lost
+                knock.connection.send(alert)
+                self._turn_out(knock)
+            else:
+                knock.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+                self._loop.remove_reader(knock.connection)
+                self._leave(knock)
+                knock.rooms = self.shaking
+                self._enter(knock)
+                knock.task = asyncio.create_task(self._shake_hands(knock))
+        except ssl.SSLWantReadError:
+            knock.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(hello) + 1)
+        except OSError:
+            self._turn_out(knock)
+
+    async def _shake_hands(self, knock: _Knock) -> None:
+        try:
+            await self._turns.acquire()
+            self._loop.call_later(HANDSHAKES_S, self._turns.release)
+            await self._loop.connect_accepted_socket(self.protocol, knock.connection, ssl=self.context, ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S)
         except OSError as error:  # an SSLError is one, and so is a handshake that took too long
             log.debug("handshake failed error=%s", error)
+        finally:
+            self._forget(knock)
+
+    def _turn_out(self, knock: _Knock) -> None:
+        self._forget(knock)
+        if knock.task is not None:
+            knock.task.cancel()
+        else:
+            self._loop.remove_reader(knock.connection)
+        knock.connection.close()  # once TLS, if it has begun, lets go of it
+
+    def _forget(self, knock: _Knock) -> None:
+        self._leave(knock)
+        if knock.timer is not None:
+            knock.timer.cancel()
 
     async def close(self) -> None:
-        tasks = [self._accepting, *self.waiting]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        knocks = [knock for rooms in (self.silent, self.shaking) for of_one in rooms.values() for knock in of_one]
+        self._accepting.cancel()
+        for knock in knocks:
+            self._turn_out(knock)
+        await asyncio.gather(self._accepting, *(knock.task for knock in knocks if knock.task), return_exceptions=True)
         with contextlib.suppress(OSError):
             self.listening.close()

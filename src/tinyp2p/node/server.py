@@ -10,7 +10,6 @@ import contextlib
 import errno
 import logging
 import socket
-import ssl
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -45,7 +44,7 @@ from ..limits import (
     SEND_STALL_S,
 )
 from ..model import MemberId, Peer
-from ..net.tls import peer_of
+from ..net.tls import GroupContext, peer_of
 from .knocks import Knocks
 from .turns import Turns
 
@@ -77,6 +76,10 @@ class MemberProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _in_head = False
 
+    def __init__(self, config: Config, state: ServerState, of_each: Counter[MemberId], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(config, state, {}, loop)
+        self.of_each = of_each
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         try:
@@ -94,15 +97,15 @@ class MemberProtocol(HttpToolsProtocol):
 
     def _has_room(self) -> bool:
         """Whether one more connection of this member may be; where there are too many of all, whoever has most gives one up."""
-        of_each = Counter(each.peer.member for each in self.connections if isinstance(each, MemberProtocol))
-        if of_each[self.peer.member] > MAX_CONNECTIONS_OF_ONE:
+        self.of_each[self.peer.member] += 1
+        if self.of_each[self.peer.member] > MAX_CONNECTIONS_OF_ONE:
             return False
-        if of_each.total() > MAX_CONNECTIONS:
-            most = max(of_each.values())
-            crowding = next(each for each in self.connections if isinstance(each, MemberProtocol) and of_each[each.peer.member] == most)
-            if of_each[self.peer.member] == most:
+        if len(self.connections) > MAX_CONNECTIONS:
+            most = max(self.of_each.values())
+            if self.of_each[self.peer.member] == most:
                 return False
-            crowding.transport.abort()
+            crowding = (each for each in self.connections if isinstance(each, MemberProtocol) and self.of_each[each.peer.member] == most)
+            next(crowding).transport.abort()
         return True
 
     # --- requests must come in time ---------------------------------------------------------------------------------
@@ -177,6 +180,9 @@ class MemberProtocol(HttpToolsProtocol):
         self._stop_timer()
         self._stop_stall_timer()
         super().connection_lost(exc)
+        self.of_each[self.peer.member] -= 1
+        if self.of_each[self.peer.member] <= 0:
+            del self.of_each[self.peer.member]
         # uvicorn tells the request that came last; the one at work may be an earlier one, and would wait for ever.
         if self._at_work is not None and not self._at_work.response_complete:
             self._at_work.disconnected = True
@@ -186,7 +192,7 @@ class MemberProtocol(HttpToolsProtocol):
 class Server:
     """Listens for members and lets their requests through to an ASGI application."""
 
-    def __init__(self, application: Application, context: ssl.SSLContext, revoked: set[str], clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, application: Application, context: GroupContext, revoked: set[str], clock: Callable[[], float] = time.time) -> None:
         self.application = application
         self.context = context
         self.revoked = revoked
@@ -212,10 +218,10 @@ class Server:
             ws="none",
             proxy_headers=False,
         )
-        loop = asyncio.get_running_loop()
+        loop, of_each = asyncio.get_running_loop(), Counter[MemberId]()
         listening = bind(host, port)
         try:
-            self._knocks = Knocks(listening, self.context, lambda: MemberProtocol(config, self._state, {}, loop))
+            self._knocks = Knocks(listening, self.context, lambda: MemberProtocol(config, self._state, of_each, loop))
         except OSError as error:  # two that bind at once may both be let, but not both listen
             listening.close()
             raise PortTaken(f"Cannot listen on port {port} ({error.strerror}).", "Choose another with --listen HOST:PORT.") from error
