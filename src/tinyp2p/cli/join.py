@@ -12,7 +12,7 @@ from ..disk.home import GroupHome, Home
 from ..errors import TinyP2PError, UsageError
 from .ask import ask, read_password, read_text_file
 from .link import events
-from .options import AddressList, Duration, Settings, command, flat, option
+from .options import AddressList, Duration, Settings, command, option
 from .people import row
 from .show import Event, event_line, say, table
 
@@ -26,7 +26,7 @@ from .show import Event, event_line, say, table
 @click.argument("source", metavar="[-]", nargs=-1)
 @option("--invite-file", metavar="F", help="Read the invite or code from this file.")
 @option("--password-file", metavar="F", help="Read the password of the group --group NAME from this file.")
-@option("--peer", "peers", metavar="HOST:PORT", type=AddressList(), multiple=True, help="Where to ask, with a code or a password.")
+@option("--peer", "peers", metavar="HOST:PORT", type=AddressList(), help="Where to ask, with a code or a password.")
 @option("--name", metavar="NAME", help="What this computer is to be called in the group.")
 @option("--wait", metavar="TIME", type=Duration(), default="1h", help="How long to wait for a keyholder that is away: 30s, 10m (1h).")
 def join(
@@ -34,7 +34,7 @@ def join(
     source: tuple[str, ...],
     invite_file: str | None,
     password_file: str | None,
-    peers: tuple[tuple[str, ...], ...],
+    peers: list[str],
     name: str | None,
     wait: int,
 ) -> int:
@@ -45,13 +45,12 @@ def join(
     if source not in ((), ("-",)):
         hint = "Run tinyp2p join alone and paste it when asked, or: tinyp2p join - < FILE"
         raise UsageError("An invite does not belong on the command line: others on this computer could read it there.", hint)
-    addresses = flat(peers)
-    if password_file is not None or (addresses and settings.group is not None):
+    if password_file is not None or (peers and settings.group is not None):
         if source or invite_file is not None:
             raise UsageError("Give an invite or a password, not both.")
-        group = _join_password(settings, password_file, addresses, name)
+        group = _join_password(settings, password_file, peers, name)
     else:
-        group = enter(settings.all_groups, _read_invite(settings, bool(source), invite_file), addresses, name, settings, wait)
+        group = enter(settings.all_groups, _read_invite(settings, bool(source), invite_file), peers, name, settings, wait)
     _welcome(settings, group)
     return 0
 
