@@ -115,18 +115,16 @@ def _welcome(settings: Settings, group: GroupHome) -> None:
         with closing(events(group, "members", {})) as stream:
             everyone = [event for event in stream if event["event"] == "member"]
     except TinyP2PError as error:
-        problem = error.message
+        problem = f"The others are not known here yet: {printable(error.message)}"
     me: Event = next((each for each in everyone if each.get("self")), {"member": None, "name": None})
-    others = [each for each in everyone if not each.get("self")]
     if settings.json:
-        event_line({"event": "joined", "group": group.name, "member": me["member"], "name": me["name"]})
-        for each in everyone:
-            event_line(each)
+        for event in ({"event": "joined", "group": group.name, "member": me["member"], "name": me["name"]}, *everyone):
+            event_line(event)
         return
     known_as = f" as {printable(me['name'])}" if me["name"] else ""
     say(f'Joined "{printable(group.name)}"{known_as}.' + ("" if me.get("shares") else " You share nothing yet."))
-    if others:
-        table([row(each) for each in others])
+    if others := [row(each) for each in everyone if each is not me]:
+        table(others)
     if problem:
-        say(f"The others are not known here yet: {printable(problem)}")
+        say(problem)
     say("Next: tinyp2p find PATTERN")

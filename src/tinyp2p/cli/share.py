@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -24,16 +23,6 @@ QUESTION = "No group here yet. Invite or code (Enter starts a new group): "
 WAIT_S = 3600.0  # for a keyholder that is away
 OF_THE_START = {"listen": "--listen", "advertise": "--advertise", "peers": "--peer", "name": "--name", "limit_rate": "--limit-rate"}
 FOLDER_EXAMPLE = "For example: tinyp2p share ~/Photos"
-
-
-@dataclass(frozen=True, slots=True)
-class Beginning:
-    """How to begin where there is no group yet."""
-
-    new: bool
-    member_name: str | None
-    password_file: str | None
-    peers: list[str]
 
 
 @command(
@@ -73,8 +62,7 @@ def share(
     Whatever is added, changed or removed in a folder is seen by the others at once. Nothing is ever written into it. Folders are remembered.
     """
     request: Event = {"folders": _folders(settings, folders, as_name, force), "as": as_name, "with": with_members, "force": force}
-    beginning = Beginning(new, given["name"], password_file, given["peers"])
-    group, founded = _group(settings, request["folders"], beginning)
+    group, founded = _group(settings, request["folders"], new, password_file, given["peers"], given["name"])
     ignored = [option for name, option in OF_THE_START.items() if given[name]]
     options: Event = {**request, **given, "lan": not no_lan, "new": founded, "code": settings.may_ask}
     waiting = Waiting("Another command is at work in this home; sharing begins when it is done.", 0)
@@ -93,41 +81,32 @@ def _folders(settings: Settings, folders: tuple[str, ...], as_name: str | None, 
     return [check_folder(folder, home, force) for folder in folders]
 
 
-def _group(settings: Settings, folders: list[str], beginning: Beginning) -> tuple[GroupHome, bool]:
+def _group(
+    settings: Settings, folders: list[str], new: bool, password_file: str | None, peers: list[str], name: str | None
+) -> tuple[GroupHome, bool]:
     """The group to share with, and whether it was begun just now."""
-    home = settings.all_groups
+    home, group = settings.all_groups, settings.group
     existing = home.group_names()
-    if beginning.new:
-        if settings.group in existing:
-            raise UsageError(f'There is a group "{settings.group}" here already.', "Leave out --new, or choose another name with --group.")
-    elif settings.group in existing or (existing and settings.group is None):
+    if not new and (group in existing or (existing and group is None)):
         return settings.selected(), False
+    if group in existing:
+        raise UsageError(f'There is a group "{group}" here already.', "Leave out --new, or choose another name with --group.")
     if not folders:
         raise UsageError("No folder given, and none remembered.", FOLDER_EXAMPLE)
-    return _begin(settings, folders, beginning)
-
-
-def _begin(settings: Settings, folders: list[str], beginning: Beginning) -> tuple[GroupHome, bool]:
-    home, group = settings.all_groups, settings.group
-    password = invite = None
-    if not beginning.new and group is not None:
-        password = read_password(settings, beginning.password_file, twice=True)
-        if password is None:
-            raise UsageError(f'There is no group "{group}" here yet.', "Give its password with --password-file F, or start a new group with --new.")
-    elif not beginning.new:
-        invite = _ask_for_invite(settings, beginning)
-
-    if invite:
-        return enter(home, invite, beginning.peers, beginning.member_name, settings, WAIT_S), False
+    if not new and group is None and (invite := _ask_for_invite(settings, password_file)):
+        return enter(home, invite, peers, name, settings, WAIT_S), False
+    password = read_password(settings, password_file, twice=True) if not new and group is not None else None
     from ..node.found import new_group, password_group
 
-    if group is not None and password is not None:
-        return password_group(home, group, password, beginning.peers), True
-    return new_group(home, group, os.path.basename(folders[0])), True
+    if group is None or new:
+        return new_group(home, group, os.path.basename(folders[0])), True
+    if password is None:
+        raise UsageError(f'There is no group "{group}" here yet.', "Give its password with --password-file F, or start a new group with --new.")
+    return password_group(home, group, password, peers), True
 
 
-def _ask_for_invite(settings: Settings, beginning: Beginning) -> str:
-    if beginning.password_file is not None:
+def _ask_for_invite(settings: Settings, password_file: str | None) -> str:
+    if password_file is not None:
         raise UsageError("A password goes with the name of its group.", "Add --group NAME.")
     if not settings.may_ask:
         raise UsageError("There is no group here yet.", "Start one with: tinyp2p share --new FOLDER, or enter one with: tinyp2p join -")

@@ -30,8 +30,9 @@ def result(text: str) -> None:
 
 
 def event_line(event: Event) -> None:
-    """One event as a line of JSON, at once; `exit` is between the member and this command only."""
-    print(json.dumps({key: value for key, value in event.items() if key != "exit"}), flush=True)
+    """One event as a line of JSON, at once and, whenever Ctrl-C comes, whole; `exit` is between the member and this command only."""
+    line = json.dumps({key: value for key, value in event.items() if key != "exit"})
+    print(f"{line}\n", end="", flush=True)
 
 
 def problem(message: str, hint: str = "") -> None:
