@@ -59,18 +59,18 @@ class Shares:
         return limit is None or others + share.folders <= limit
 
     async def remove(self, name: str) -> None:
-        """Offer it no longer; the record that says so stays."""
-        del self.own[name]
-        task = self._tasks.pop(name)
-        task.cancel()
-        await asyncio.wait([task])
-        await self.forget(name)
+        """Offer a share no longer, or end one that is remembered but not offered just now; the record that says so stays."""
+        self.own.pop(name, None)
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        key = ShareKey(self.key.id, name)
+        known = self.members.shares.get(key)
+        if known and not known.record.gone:
+            self._tell_gone(known.record)
+        await self.local.index.in_turn(self.catalogs.drop, key)
         await self.local.index.in_turn(self.notes.forget_served, name)
-
-    async def forget(self, name: str) -> None:
-        """End a share that is remembered but not offered just now."""
-        self.end(name)
-        await self.local.index.in_turn(self.catalogs.drop, ShareKey(self.key.id, name))
 
     def set_audience(self, share: OwnShare, audience: list[MemberId]) -> None:
         """Others may see it from now on; those who no longer may are told that it is gone."""
@@ -89,11 +89,6 @@ class Shares:
                 self.own[name].changed.set()
             elif name in self.members.past_shares:
                 self._tell_gone(self.members.past_shares[name])
-
-    def end(self, name: str) -> None:
-        known = self.members.shares.get(ShareKey(self.key.id, name))
-        if known and not known.record.gone:
-            self._tell_gone(known.record)
 
     def _tell_gone(self, record: ShareRecord) -> None:
         key = ShareKey(self.key.id, record.share)
