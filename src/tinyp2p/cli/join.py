@@ -82,9 +82,7 @@ def _join_password(settings: Settings, password_file: str | None, peers: list[st
         raise UsageError("A password goes with the name of its group.", example)
     if not peers:
         raise UsageError("Give the address of a member of the group with --peer.", example)
-    password = read_password(settings, password_file, twice=False)
-    if password is None:
-        raise UsageError("Give the password with --password-file F or in TINYP2P_PASSWORD.")
+    password = read_password(settings, password_file, False, "Give the password with --password-file F or in TINYP2P_PASSWORD.")
     from ..node.found import join_password
 
     group: GroupHome = join_password(settings.all_groups, settings.group, password, peers, name)

@@ -10,7 +10,7 @@ import click
 
 from ..core.names import printable
 from ..disk.home import make_private_folder
-from ..errors import HomeBusy, LocalError, Refused, UsageError
+from ..errors import HomeBusy, LocalError, Refused
 from .ask import confirm, read_password
 from .link import Waiting, show_events
 from .options import CommaList, Settings, command, option
@@ -112,9 +112,7 @@ def backup(settings: Settings, file: str, password_file: str | None) -> int:
     import pyrage
 
     group = settings.selected()
-    passphrase = read_password(settings, password_file, twice=True)
-    if passphrase is None:
-        raise UsageError("Give a passphrase with --password-file F or in TINYP2P_PASSWORD.")
+    passphrase = read_password(settings, password_file, True, "Give a passphrase with --password-file F or in TINYP2P_PASSWORD.")
     files = {name: data.decode() for name in KEPT if (data := group.read(name)) is not None}
     raw = json.dumps({"tinyp2p": 1, "group": group.name, "files": files}).encode()
     encrypted = pyrage.passphrase.encrypt(raw, passphrase)
@@ -143,9 +141,7 @@ def restore(settings: Settings, file: str, password_file: str | None) -> int:
     """
     import pyrage
 
-    passphrase = read_password(settings, password_file, twice=False)
-    if passphrase is None:
-        raise UsageError("Give the passphrase with --password-file F or in TINYP2P_PASSWORD.")
+    passphrase = read_password(settings, password_file, False, "Give the passphrase with --password-file F or in TINYP2P_PASSWORD.")
     try:
         with open(file, "rb") as source:
             kept = json.loads(pyrage.passphrase.decrypt(source.read(1 << 20), passphrase))

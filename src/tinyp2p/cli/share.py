@@ -95,13 +95,12 @@ def _group(
         raise UsageError("No folder given, and none remembered.", FOLDER_EXAMPLE)
     if not new and group is None and (invite := _ask_for_invite(settings, password_file)):
         return enter(home, invite, peers, name, settings, WAIT_S), False
-    password = read_password(settings, password_file, twice=True) if not new and group is not None else None
     from ..node.found import new_group, password_group
 
     if group is None or new:
         return new_group(home, group, os.path.basename(folders[0])), True
-    if password is None:
-        raise UsageError(f'There is no group "{group}" here yet.', "Give its password with --password-file F, or start a new group with --new.")
+    hint = "Give its password with --password-file F, or start a new group with --new."
+    password = read_password(settings, password_file, True, f'There is no group "{group}" here yet.', hint)
     return password_group(home, group, password, peers), True
 
 
