@@ -17,6 +17,7 @@ from people import GROUP, forged, person
 from tinyp2p.core import wire
 from tinyp2p.core.identity import SigningKey
 from tinyp2p.core.wire import (
+    Blobs,
     Buckets,
     Changes,
     Gossip,
@@ -70,8 +71,9 @@ MESSAGES: dict[str, tuple[Decoder, Any]] = {
     "join answer": (of(JoinAnswer), JoinAnswer(b"der", GROUP.secret, "friends", [RECORD])),
     "changes": (decode_changes, Changes(SHARE, ENTRIES, [("gone/away", 2)])),
     "buckets": (of(Buckets), Buckets(SHARE, bytes(64))),
-    "have": (of(Have), Have(5, False, b"\x80", [BEN.id])),
+    "have": (of(Have), Have(5, False, b"\x80", b"\x40", [BEN.id])),
     "growing": (of(Growing), Growing(bytes(32), None)),
+    "blobs": (of(Blobs), Blobs([BEN.id])),
     "recheck": (of(Recheck), Recheck(3)),
     "rechecked": (of(Rechecked), Rechecked(True)),
     "problem": (of(Problem), Problem("not_here", "It is not here.")),

@@ -1,4 +1,4 @@
-"""Partial files on a real disk: what is held after a clean end, a kill, a torn state, a full disk; and that no other file is harmed."""
+"""Partial files on a real disk: what is held after a clean end, a kill, a full disk; and that no other file is harmed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyp2p.core.chunks import Bitmap, Manifest, chunk_hash
+from tinyp2p.core.chunks import Manifest, chunk_hash
 from tinyp2p.disk import parts
 from tinyp2p.disk.part_files import PartBusy, stored_bytes
 from tinyp2p.disk.parts import Part
@@ -69,6 +69,15 @@ def held(part: Part) -> set[int]:
     return {index for index in range(part.have.length) if index in part.have}
 
 
+def resumed(target: Target, *indices: int) -> Part:
+    """A part of which an earlier run left these chunks, and nothing is said before they were hashed."""
+    part = Part.open(target, KEY, len(DATA))
+    assert part.resumed_dirty and held(part) == set()
+    assert part.recheck(MANIFEST) == len(indices)
+    assert held(part) == set(indices) and not part.resumed_dirty
+    return part
+
+
 def leave(target: Target, *indices: int) -> None:
     """A part with these chunks, ended cleanly."""
     part = Part.open(target, KEY, len(DATA))
@@ -109,16 +118,13 @@ def test_a_file_arrives_and_is_placed(target: Target, folder: Path) -> None:
         part.write(0, CHUNKS[0])
 
 
-def test_a_clean_end_is_trusted(target: Target) -> None:
+def test_a_clean_end_keeps_what_arrived(target: Target) -> None:
     leave(target, 0, 5)
-    part = Part.open(target, KEY, len(DATA))
-    assert held(part) == {0, 5} and not part.resumed_dirty
+    part = resumed(target, 0, 5)
     put(part, 1)
     part.close()
     leave(target)
-    part = Part.open(target, KEY, len(DATA))
-    assert held(part) == {0, 1, 5} and not part.resumed_dirty
-    part.discard()
+    resumed(target, 0, 1, 5).discard()
 
 
 def test_nothing_to_remember_leaves_nothing(target: Target, folder: Path) -> None:
@@ -136,7 +142,7 @@ def test_nothing_to_remember_leaves_nothing(target: Target, folder: Path) -> Non
 def test_finish_elsewhere_when_the_name_is_taken(target: Target, folder: Path) -> None:
     (folder.parent / "f").write_bytes(b"mine")
     leave(target, 0, 1, 2)
-    part = Part.open(target, KEY, len(DATA))
+    part = resumed(target, 0, 1, 2)
     with pytest.raises(ValueError, match="not whole"):
         part.finish("f", 0o644, 0)
     put(part, 3, 4, 5)
@@ -278,14 +284,8 @@ def test_a_kill_loses_nothing_that_was_written(target: Target) -> None:
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    part = Part.open(target, KEY, len(DATA))
-    assert part.resumed_dirty and held(part) == set()
-    assert part.recheck(MANIFEST) == 4
-    assert held(part) == {0, 2, 4, 5} and not part.resumed_dirty
-    part.close()
-    part = Part.open(target, KEY, len(DATA))
-    assert held(part) == {0, 2, 4, 5} and not part.resumed_dirty
-    part.discard()
+    resumed(target, 0, 2, 4, 5).close()
+    resumed(target, 0, 2, 4, 5).discard()
 
 
 def test_kills_at_any_moment_end_in_the_right_file(target: Target, folder: Path) -> None:
@@ -315,25 +315,6 @@ while True:
     assert (folder.parent / "f").read_bytes() == DATA and os.listdir(folder.parent) == ["f"]
 
 
-def test_a_torn_state_is_never_believed(target: Target, folder: Path) -> None:
-    leave(target, 0, 2)
-    state = (folder / f"{KEY}.have").read_bytes()
-    torn = [state[:length] for length in range(len(state))] + [state + b"\0"]
-    torn += [state[:at] + bytes([state[at] ^ 0x10]) + state[at + 1 :] for at in range(len(state))]
-    for raw in torn:
-        (folder / f"{KEY}.have").write_bytes(raw)
-        part = Part.open(target, KEY, len(DATA))
-        assert part.resumed_dirty and held(part) == set()
-        crash(part)
-    part = Part.open(target, KEY, len(DATA))
-    assert part.recheck(MANIFEST) == 2 and held(part) == {0, 2}
-    crash(part)
-    (folder / f"{KEY}.have").write_bytes(state)
-    part = Part.open(target, KEY, len(DATA))
-    assert not part.resumed_dirty and held(part) == {0, 2}
-    part.discard()
-
-
 def test_unclean_stays_unclean_until_a_recheck(target: Target) -> None:
     part = Part.open(target, KEY, len(DATA))
     put(part, 0)
@@ -342,9 +323,7 @@ def test_unclean_stays_unclean_until_a_recheck(target: Target) -> None:
         part = Part.open(target, KEY, len(DATA))
         assert part.resumed_dirty and held(part) == set()
         part.close()
-    part = Part.open(target, KEY, len(DATA))
-    assert part.recheck(MANIFEST) == 1
-    part.discard()
+    resumed(target, 0).discard()
 
 
 def test_data_that_somebody_else_changed_is_rechecked(target: Target, folder: Path) -> None:
@@ -352,24 +331,16 @@ def test_data_that_somebody_else_changed_is_rechecked(target: Target, folder: Pa
     with (folder / f"{KEY}.part").open("r+b") as file:
         file.seek(2 * CHUNK_SIZE + 9)
         file.write(b"edited")
-    part = Part.open(target, KEY, len(DATA))
-    assert part.resumed_dirty and held(part) == set()
-    assert part.recheck(MANIFEST) == 2 and held(part) == {0, 5}
-    part.close()
+    resumed(target, 0, 5).close()
     os.truncate(folder / f"{KEY}.part", CHUNK_SIZE + 5)
-    part = Part.open(target, KEY, len(DATA))
-    assert part.resumed_dirty and held(part) == set() and part.recheck(MANIFEST) == 1
-    part.discard()
+    resumed(target, 0).discard()
 
 
-def test_a_state_without_its_data_says_nothing(target: Target, folder: Path) -> None:
+def test_a_part_that_was_deleted_begins_anew(target: Target, folder: Path) -> None:
     leave(target, *range(6))
     (folder / f"{KEY}.part").unlink()
     part = Part.open(target, KEY, len(DATA))
     assert held(part) == set() and not part.resumed_dirty
-    crash(part)
-    part = Part.open(target, KEY, len(DATA))
-    assert held(part) == set()
     part.discard()
 
 
@@ -415,18 +386,7 @@ def test_killed_between_link_and_unlink(target: Target, folder: Path) -> None:
 def test_killed_after_the_final_mode_was_set(target: Target, folder: Path) -> None:
     leave(target, 0)
     os.chmod(folder / f"{KEY}.part", 0o400)
-    part = Part.open(target, KEY, len(DATA))
-    assert part.have.count == 1
-    part.discard()
-
-
-def test_leftovers_of_a_torn_state_go_too(target: Target, folder: Path) -> None:
-    leave(target, 0)
-    (folder / f"{KEY}.have.new").write_bytes(b"torn")
-    part = Part.open(target, KEY, len(DATA))
-    put(part, 1, 2, 3, 4, 5)
-    part.finish("f", 0o644, 0)
-    assert os.listdir(folder.parent) == ["f"]
+    resumed(target, 0).discard()
 
 
 # --- planted files -------------------------------------------------------------------------------------------------------------------------------
@@ -449,8 +409,6 @@ def test_planted_symlinks_are_not_followed(target: Target, folder: Path, tmp_pat
     with pytest.raises(LocalError, match="not a file"):
         Part.open(target, KEY, len(DATA))
     (folder / f"{KEY}.part").rmdir()
-    (folder / f"{KEY}.have").symlink_to(victim)
-    (folder / f"{KEY}.have.new").symlink_to(victim)
     part = Part.open(target, KEY, len(DATA))
     assert folder.stat().st_mode & 0o777 == 0o700
     put(part, 0)
@@ -494,9 +452,7 @@ except Exception as error: print(type(error).__name__, error)
 """
     output = child(code, target).communicate(timeout=20)[0].splitlines()
     assert output == [f"DiskFull The file is larger than {target.path} can hold."] * 3
-    part = Part.open(target, KEY, len(DATA))
-    assert held(part) == {0} and not part.resumed_dirty
-    part.discard()
+    resumed(target, 0).discard()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -516,8 +472,7 @@ def test_a_disk_that_fills_up(target: Target, monkeypatch: pytest.MonkeyPatch, n
     assert "run the same command again" in caught.value.hint
     monkeypatch.undo()
     part.close()
-    part = Part.open(target, KEY, len(DATA))
-    assert held(part) == {0} and not part.resumed_dirty
+    part = resumed(target, 0)
     put(part, 1, 2, 3, 4, 5)
     part.finish("f", 0o644, 0)
     assert target.hash_existing("f") == MANIFEST.cid
@@ -543,22 +498,6 @@ def test_a_sync_that_failed_is_not_forgotten(target: Target, monkeypatch: pytest
     part.discard()
 
 
-def test_a_state_that_cannot_be_written(target: Target, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    part = Part.open(target, KEY, len(DATA))
-    put(part, 0, 1)
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "full")
-
-    monkeypatch.setattr(os, "fsync", full)
-    part.close()
-    monkeypatch.undo()
-    assert os.listdir(folder) == [f"{KEY}.part"]
-    part = Part.open(target, KEY, len(DATA))
-    assert part.resumed_dirty and held(part) == set() and part.recheck(MANIFEST) == 2
-    part.discard()
-
-
 @pytest.mark.skipif(os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0, reason="mounting needs root")
 def test_a_disk_that_is_really_full(target: Target) -> None:
     code = """
@@ -571,9 +510,8 @@ for index in range(6):
 part.close()
 filler.truncate(0)
 part = Part.open(target, key, len(data))
-if part.resumed_dirty:
-    from tinyp2p.core.chunks import Manifest, chunk_hash
-    part.recheck(Manifest(len(data), b"".join(map(chunk_hash, chunks))))
+from tinyp2p.core.chunks import Manifest, chunk_hash
+part.recheck(Manifest(len(data), b"".join(map(chunk_hash, chunks))))
 print(part.have.count >= 3)
 for index in list(part.have.missing()): put(part, index)
 part.finish("f", 0o644, 0)
@@ -583,14 +521,3 @@ print(open(os.path.join(sys.argv[1], "f"), "rb").read() == data)
     result = subprocess.run(["unshare", "-m", "sh", "-c", script, sys.executable, CHILD + code], capture_output=True, text=True, timeout=20)
     lines = result.stdout.splitlines()
     assert lines[0] == f"DiskFull The disk is full in {target.path}." and lines[-2:] == ["True", "True"], result.stderr
-
-
-def test_the_bitmap_of_a_large_file_survives(target: Target) -> None:
-    part = Part.open(target, KEY, 100_000 * CHUNK_SIZE)
-    part.have.update(range(0, 100_000, 7))
-    part.close()
-    part = Part.open(target, KEY, 100_000 * CHUNK_SIZE)
-    wanted = Bitmap(100_000)
-    wanted.update(range(0, 100_000, 7))
-    assert part.have.encode() == wanted.encode() and not part.resumed_dirty
-    part.discard()

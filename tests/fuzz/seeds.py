@@ -33,10 +33,9 @@ from tinyp2p.core.wire import (
     encode,
     encode_bucket,
 )
-from tinyp2p.disk.part_files import encode_state
 from tinyp2p.model import Cid, Entry
 
-from .targets import MTIME_NS, SIZE
+from .targets import SIZE
 
 CORPUS = Path(__file__).parent / "corpus"
 ANNA, BEN = person(2), person(3)
@@ -101,7 +100,6 @@ def seeds() -> dict[str, list[bytes]]:
         "manifest": [manifest.encode(), Manifest(0, b"").encode()],
         "member_record": [records[0].body, ANNA.record(1, addresses=["[::1]:1", "home.example:65535"]).body],
         "notice": [encode(notice) for notice in NOTICES],
-        "part_state": [encode_state(SIZE, b"\xa0", MTIME_NS), encode_state(SIZE, b"\xf0", MTIME_NS)],
         "path_names": [b"a/b.tar.gz", "Käse/\uef80\u202e".encode(), b"\xff\xfe/../x", b"CON", b"C:\\x\x1b[2J", b"x" * 300],
         "pattern": [b"*.jp[eg]\nFotos/x.jpg", b"**/a/*b?\na/b/c", b"desktop:Photos/a b", b"(a|b)+$"],
         "problem": [encode(Problem("not_here", "It is not here."))],

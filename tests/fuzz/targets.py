@@ -35,7 +35,6 @@ from tinyp2p.core.notices import Notices
 from tinyp2p.core.pairing import MESSAGE_SIZE, Exchange, read_code
 from tinyp2p.core.renewal import check_renewal
 from tinyp2p.core.wire import RENEWAL_DOMAIN, SignedRecord, SignedRenewal
-from tinyp2p.disk.part_files import decode_state
 from tinyp2p.disk.scan import Ignore
 from tinyp2p.errors import AnswerError, LocalError, Malformed, RemoteError, UsageError
 from tinyp2p.limits import CHUNK_SIZE, HASH_SIZE, MAX_NAME_BYTES, MAX_PATH_BYTES
@@ -48,7 +47,6 @@ from tinyp2p.node.server import MemberProtocol, Server
 Target = Callable[[bytes], None]
 ME, ANNA = person(1, "keyholder"), person(2)
 SIZE = 3 * CHUNK_SIZE + 5
-MTIME_NS = 7
 
 
 def decoding(decode: Callable[[bytes], Any], *allowed: type[Exception]) -> Target:
@@ -247,11 +245,6 @@ def ignore_file(data: bytes) -> None:
             ignore.leaves_out(names.path_from_bytes(path), is_directory)
 
 
-def part_state(data: bytes) -> None:
-    have = decode_state(data, SIZE, MTIME_NS)
-    assert have is None or have.length == chunk_count(SIZE)
-
-
 # --- connections ----------------------------------------------------------------------------------------------------------
 class Wire(asyncio.Transport):
     """A transport without a network, whose other end showed a member's certificate."""
@@ -439,7 +432,6 @@ TARGETS: dict[str, Target] = {
     "member_record": member_record,
     "message": message,
     "notice": notice,
-    "part_state": part_state,
     "path_names": path_names,
     "pattern": pattern,
     "problem": problem,

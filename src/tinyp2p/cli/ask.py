@@ -9,8 +9,8 @@ from ..errors import UsageError
 from .options import Settings
 
 
-def read_password(settings: Settings, file: str | None, twice: bool) -> str | None:
-    """The password from a file, TINYP2P_PASSWORD or (on a terminal) a prompt without echo; None where there is none."""
+def read_password(settings: Settings, file: str | None, twice: bool, missing: str, hint: str = "") -> str:
+    """The password from a file, TINYP2P_PASSWORD or (on a terminal) a prompt without echo; raises UsageError, `missing` where there is none."""
     if file is not None:
         password = read_text_file(file)
     elif "TINYP2P_PASSWORD" in os.environ:
@@ -18,7 +18,7 @@ def read_password(settings: Settings, file: str | None, twice: bool) -> str | No
     elif settings.may_ask:
         password = _ask_password(twice)
     else:
-        return None
+        raise UsageError(missing, hint)
     if not password:
         raise UsageError("The password is empty.")
     return password

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-
 from ..core.names import printable
-from ..disk.home import GroupHome
-from .link import events
-from .options import Settings
-from .show import Event, event_line, say
+from .link import Show
+from .show import Event, say
 
 
-def show_codes(settings: Settings, group: GroupHome) -> int:
-    """Show codes until one has let somebody in."""
-    with closing(events(group, "code", {})) as stream:
-        for event in stream:
-            event_line(event) if settings.json else show_code(event)
-    return 0
+def _code(event: Event) -> None:
+    peer, where = ("", "this network, ") if event["lan"] else (f" --peer {printable(event['address'])}", "")
+    say(f"To let someone in, they run  tinyp2p join{peer}  and type")
+    say(f"  {printable(event['code'])}   ({where}10 minutes)")
 
 
-def show_code(event: Event) -> None:
-    """An event of the operation `code`, for people."""
-    match event["event"]:
-        case "code":
-            peer, where = ("", "this network, ") if event["lan"] else (f" --peer {printable(event['address'])}", "")
-            say(f"To let someone in, they run  tinyp2p join{peer}  and type")
-            say(f"  {printable(event['code'])}   ({where}10 minutes)")
-        case "burned":
-            say("Somebody tried a wrong code; it is void.")
-        case "paired":
-            say("The code was right. To let in another: tinyp2p invite --code")
+CODE_EVENTS: dict[str, Show] = {
+    "code": _code,
+    "burned": lambda event: say("Somebody tried a wrong code; it is void."),
+    "paired": lambda event: say("The code was right. To let in another: tinyp2p invite --code"),
+}

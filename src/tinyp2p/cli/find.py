@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from ..core.names import printable
@@ -24,19 +26,21 @@ from .show import Event, count, entry_row, files_and_size, rest_of_summary, resu
 @option("--member", metavar="M", help="Only what this member shares.")
 @option("--cid", metavar="C", help="Only files with this content id.")
 @option("--limit", metavar="N", type=click.IntRange(1), help="Show no more than N.")
-def find(settings: Settings, patterns: tuple[str, ...], regex: str | None, member: str | None, cid: str | None, limit: int | None) -> int:
+def find(settings: Settings, **request: Any) -> int:
     """Find files of the whole group by name.
 
     PATTERN is a part of the name, or a pattern with * and ?. Capitals count only where you use them. Into a pipe goes one line for each:
     place, size, time and online or offline, separated by tabs.
     """
-    request: Event = {"patterns": list(patterns), "regex": regex, "member": member, "cid": cid, "limit": limit}
     shown, summary = _show_entries(settings, "find", request)
     if not shown:
         rest = rest_of_summary(summary) if summary.get("incomplete") or summary.get("stale") else []
         raise NothingMatched(printable(summary.get("hint") or "Nothing matches."), " ".join(rest))
     if not settings.json:
-        _tell_summary(shown, summary)
+        matches = summary.get("matches", shown)
+        found = f"{matches:,} found" if matches <= shown else f"The first {shown:,} of {matches:,} found"
+        where = f"in {count(summary.get('entries', 0), 'entry', 'entries')} of {count(summary.get('members', 0), 'member')}."
+        say(" ".join([found, where, *rest_of_summary(summary)]))
     return 0
 
 
@@ -59,13 +63,6 @@ def _show_entries(settings: Settings, operation: str, request: Event) -> tuple[i
     """Print entries as they come; how many, and the summary."""
     counts, last = show_events(settings, operation, request, entry=lambda event: result(entry_row(event)))
     return counts["entry"], last.get("summary", {})
-
-
-def _tell_summary(shown: int, summary: Event) -> None:
-    matches = summary.get("matches", shown)
-    found = f"{matches:,} found" if matches <= shown else f"The first {shown:,} of {matches:,} found"
-    where = f"in {count(summary.get('entries', 0), 'entry', 'entries')} of {count(summary.get('members', 0), 'member')}."
-    say(" ".join([found, where, *rest_of_summary(summary)]))
 
 
 def _list_shares(settings: Settings) -> int:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 
 import click
 
 from ..core.names import printable
-from ..disk.home import GroupHome
 from ..errors import Interrupted, NotAllHere, NothingMatched, Refused, UsageError
 from .ask import confirm
-from .link import events
+from .link import show_events
 from .options import Duration, Rate, Settings, command, option
 from .progress import progress
-from .show import Event, count, duration, event_line, files_and_size, result, say, size, sources
+from .show import Event, count, duration, files_and_size, result, say, size, sources
 
 PROBLEMS = {
     "differs": "another file of this name is here and was left as it is",
@@ -53,57 +52,33 @@ class Outcome:
 @option("-e", "--regex", metavar="REGEX", help="Match SHARE/PATH with a regular expression.")
 @option("--cid", metavar="C", help="The file with this content id.")
 @option("--member", metavar="M", help="Only what this member shares.")
-@option("-o", "--output", metavar="DIR", default=".", help="Where to put it; else the current folder.")
+@option("-o", "--output", "directory", metavar="DIR", default=".", help="Where to put it; else the current folder.")
 @option("--dry-run", is_flag=True, help="Only show what would be fetched.")
 @option("--limit-rate", metavar="R", type=Rate(), help="No more bytes a second than this: 500k, 2M.")
 @option("--update", is_flag=True, help="Replace what tinyp2p has put here and nobody has edited since.")
-@option("--wait", metavar="TIME", type=Duration(), default=0, help="Wait for members that are offline: 30s, 10m, 2h.")
-@option("--yes", is_flag=True, help="Do not ask, however much it is.")
+@option("--wait", "wait_s", metavar="TIME", type=Duration(), default=0, help="Wait for members that are offline: 30s, 10m, 2h.")
+@option("--yes", "confirmed", is_flag=True, help="Do not ask, however much it is.")
 @option("--resume", is_flag=True, help="Go on with all that was broken off.")
-def get(
-    settings: Settings,
-    patterns: tuple[str, ...],
-    regex: str | None,
-    cid: str | None,
-    member: str | None,
-    output: str,
-    dry_run: bool,
-    limit_rate: int | None,
-    update: bool,
-    wait: int,
-    yes: bool,
-    resume: bool,
-) -> int:
+def get(settings: Settings, **request: Any) -> int:
     """Fetch files from whoever in the group has them.
 
     Every file is checked, and is under its name only once it is whole. Nothing is ever overwritten. Run the same command again to go on
     where it stopped.
     """
-    if not (patterns or regex or cid or member or resume):
+    if not any(request[name] for name in ("patterns", "regex", "cid", "member", "resume")):
         raise UsageError("Say what to get.", "For example: tinyp2p get beach, or: tinyp2p get '*.jpg'")
+    output = request["directory"]
     if os.path.exists(output) and not os.path.isdir(output):
         raise UsageError(f"{printable(output)} is not a folder.", "Choose another with -o DIR.")
-    request: Event = {
-        "patterns": list(patterns),
-        "regex": regex,
-        "cid": cid,
-        "member": member,
-        "directory": os.path.abspath(output),
-        "dry_run": dry_run,
-        "limit_rate": limit_rate,
-        "update": update,
-        "wait_s": wait,
-        "confirmed": yes,
-        "resume": resume,
-    }
-    outcome = _fetch(settings, settings.selected(), request)
-    return 0 if dry_run else _finish(settings, outcome)
+    outcome = _fetch(settings, {**request, "directory": os.path.abspath(output)})
+    return 0 if request["dry_run"] else _finish(settings, outcome)
 
 
-def _fetch(settings: Settings, group: GroupHome, request: Event) -> Outcome:
+def _fetch(settings: Settings, request: Event) -> Outcome:
     """Do it; where it is so much that somebody should agree first, ask."""
+    outcome = Outcome()
     try:
-        outcome = _once(settings, group, request, Outcome())
+        _once(settings, request, outcome)
         if not outcome.must_ask or request["dry_run"] or request["confirmed"]:
             return outcome
         reason = printable(outcome.plan.get("reason") or "This is a lot.")
@@ -111,34 +86,30 @@ def _fetch(settings: Settings, group: GroupHome, request: Event) -> Outcome:
             raise Refused(f"{reason} Nothing was fetched.", "If that is what you want, add --yes.")
         if not confirm(f"{reason} Fetch it?"):
             raise Refused("Nothing was fetched.")
-        return _once(settings, group, {**request, "confirmed": True}, outcome)
+        _once(settings, {**request, "confirmed": True}, outcome)
+        return outcome
     except KeyboardInterrupt:
         raise Interrupted("Stopped. What has arrived is kept; run the same command again to go on.") from None
 
 
-def _once(settings: Settings, group: GroupHome, request: Event, before: Outcome) -> Outcome:
-    outcome = Outcome()
-    with progress(settings.json) as show_progress, closing(events(group, "get", request)) as stream:
-        for event in stream:
-            if settings.json:
-                event_line(event)
-            match event["event"]:
-                case "plan":
-                    outcome.plan = event
-                    if not settings.json and not before.plan:
-                        _show_plan(event, request["dry_run"])
-                case "progress":
-                    show_progress(event)
-                case "entry" if not settings.json:
-                    result(f"{size(event['size']):>9}  {printable(event['place'])}")
-                case "file":
-                    if event["status"] in PROBLEMS:
-                        outcome.problems.append(event)
-                    elif event["status"] == "done":
-                        outcome.placed.append(event["path"])
-                case "summary":
-                    outcome.summary = event
-    return outcome
+def _once(settings: Settings, request: Event, outcome: Outcome) -> None:
+    def plan(event: Event) -> None:
+        if not outcome.plan:  # after the question it comes once more
+            _show_plan(event, request["dry_run"])
+        outcome.plan = event
+
+    def file(event: Event) -> None:
+        if event["status"] in PROBLEMS:
+            outcome.problems.append(event)
+        elif event["status"] == "done":
+            outcome.placed.append(event["path"])
+
+    def entry(event: Event) -> None:
+        result(f"{size(event['size']):>9}  {printable(event['place'])}")
+
+    with progress() as show_progress:
+        _, last = show_events(settings, "get", request, plan=plan, progress=show_progress, entry=entry, file=file)
+    outcome.plan, outcome.summary = last.get("plan", {}), last.get("summary", {})
 
 
 def _show_plan(plan: Event, dry_run: bool) -> None:

@@ -12,7 +12,7 @@ from ..disk.home import GroupHome, Home
 from ..errors import TinyP2PError, UsageError
 from .ask import ask, read_password, read_text_file
 from .link import events
-from .options import AddressList, Duration, Settings, command, flat, option
+from .options import AddressList, Duration, Settings, command, option
 from .people import row
 from .show import Event, event_line, say, table
 
@@ -26,7 +26,7 @@ from .show import Event, event_line, say, table
 @click.argument("source", metavar="[-]", nargs=-1)
 @option("--invite-file", metavar="F", help="Read the invite or code from this file.")
 @option("--password-file", metavar="F", help="Read the password of the group --group NAME from this file.")
-@option("--peer", "peers", metavar="HOST:PORT", type=AddressList(), multiple=True, help="Where to ask, with a code or a password.")
+@option("--peer", "peers", metavar="HOST:PORT", type=AddressList(), help="Where to ask, with a code or a password.")
 @option("--name", metavar="NAME", help="What this computer is to be called in the group.")
 @option("--wait", metavar="TIME", type=Duration(), default="1h", help="How long to wait for a keyholder that is away: 30s, 10m (1h).")
 def join(
@@ -34,7 +34,7 @@ def join(
     source: tuple[str, ...],
     invite_file: str | None,
     password_file: str | None,
-    peers: tuple[tuple[str, ...], ...],
+    peers: list[str],
     name: str | None,
     wait: int,
 ) -> int:
@@ -45,13 +45,12 @@ def join(
     if source not in ((), ("-",)):
         hint = "Run tinyp2p join alone and paste it when asked, or: tinyp2p join - < FILE"
         raise UsageError("An invite does not belong on the command line: others on this computer could read it there.", hint)
-    addresses = flat(peers)
-    if password_file is not None or (addresses and settings.group is not None):
+    if password_file is not None or (peers and settings.group is not None):
         if source or invite_file is not None:
             raise UsageError("Give an invite or a password, not both.")
-        group = _join_password(settings, password_file, addresses, name)
+        group = _join_password(settings, password_file, peers, name)
     else:
-        group = enter(settings.all_groups, _read_invite(settings, bool(source), invite_file), addresses, name, settings, wait)
+        group = enter(settings.all_groups, _read_invite(settings, bool(source), invite_file), peers, name, settings, wait)
     _welcome(settings, group)
     return 0
 
@@ -83,9 +82,7 @@ def _join_password(settings: Settings, password_file: str | None, peers: list[st
         raise UsageError("A password goes with the name of its group.", example)
     if not peers:
         raise UsageError("Give the address of a member of the group with --peer.", example)
-    password = read_password(settings, password_file, twice=False)
-    if password is None:
-        raise UsageError("Give the password with --password-file F or in TINYP2P_PASSWORD.")
+    password = read_password(settings, password_file, False, "Give the password with --password-file F or in TINYP2P_PASSWORD.")
     from ..node.found import join_password
 
     group: GroupHome = join_password(settings.all_groups, settings.group, password, peers, name)
@@ -116,18 +113,16 @@ def _welcome(settings: Settings, group: GroupHome) -> None:
         with closing(events(group, "members", {})) as stream:
             everyone = [event for event in stream if event["event"] == "member"]
     except TinyP2PError as error:
-        problem = error.message
+        problem = f"The others are not known here yet: {printable(error.message)}"
     me: Event = next((each for each in everyone if each.get("self")), {"member": None, "name": None})
-    others = [each for each in everyone if not each.get("self")]
     if settings.json:
-        event_line({"event": "joined", "group": group.name, "member": me["member"], "name": me["name"]})
-        for each in everyone:
-            event_line(each)
+        for event in ({"event": "joined", "group": group.name, "member": me["member"], "name": me["name"]}, *everyone):
+            event_line(event)
         return
     known_as = f" as {printable(me['name'])}" if me["name"] else ""
     say(f'Joined "{printable(group.name)}"{known_as}.' + ("" if me.get("shares") else " You share nothing yet."))
-    if others:
-        table([row(each) for each in others])
+    if others := [row(each) for each in everyone if each is not me]:
+        table(others)
     if problem:
-        say(f"The others are not known here yet: {printable(problem)}")
+        say(problem)
     say("Next: tinyp2p find PATTERN")

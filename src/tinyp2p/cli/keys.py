@@ -5,30 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from contextlib import closing
 
 import click
 
 from ..core.names import printable
-from ..disk.home import GroupHome, make_private_folder
-from ..errors import HomeBusy, LocalError, Refused, UsageError
+from ..disk.home import make_private_folder
+from ..errors import HomeBusy, LocalError, Refused
 from .ask import confirm, read_password
-from .link import Waiting, events
-from .options import CommaList, Settings, command, flat, option
+from .link import Waiting, show_events
+from .options import CommaList, Settings, command, option
 from .show import Event, event_line, names, result, say
 
+TOO_HARD = "Excessive work"
 KEPT = ("group.crt", "group.secret", "group.key", "member.key", "member.crt", "settings.json", "secret.json", "former.json", "former.crt")
 ENDS_WITHIN_S = 15.0
-
-
-def _one(settings: Settings, operation: str, request: Event, group: GroupHome | None = None) -> Event:
-    """The last event of an operation, told as JSON where that is wanted."""
-    last: Event = {}
-    with closing(events(group or settings.selected(), operation, request)) as stream:
-        for last in stream:
-            if settings.json:
-                event_line(last)
-    return {} if settings.json else last
 
 
 def _sure(settings: Settings, question: str, yes: bool) -> None:
@@ -45,11 +35,13 @@ def expel(settings: Settings, member: str, yes: bool) -> int:
     Whoever is online hears it now, the others when they come back. What it has fetched it keeps. The group gets a new secret.
     """
     _sure(settings, f"Put {printable(member)} out of the group for good?", yes)
-    done = _one(settings, "expel", {"member": member})
-    if done:
-        result(f"{printable(done['name'])} is out: it can neither list nor fetch any more. Copies that it has stay with it.")
-        say(f"Told: {names(done['told']) or 'nobody yet'}. Everyone else hears it when they come online.")
+    show_events(settings, "expel", {"member": member}, expelled=_expelled)
     return 0
+
+
+def _expelled(event: Event) -> None:
+    result(f"{printable(event['name'])} is out: it can neither list nor fetch any more. Copies that it has stay with it.")
+    say(f"Told: {names(event['told']) or 'nobody yet'}. Everyone else hears it when they come online.")
 
 
 @command("promote", "tinyp2p promote laptop")
@@ -61,29 +53,29 @@ def promote(settings: Settings, member: str, yes: bool) -> int:
     It must be online. A keyholder cannot be put out again, only left behind with rekey.
     """
     _sure(settings, f"Give {printable(member)} the key of the group? This cannot be taken back.", yes)
-    done = _one(settings, "promote", {"member": member})
-    if done:
-        result(f"{printable(done['name'])} is a keyholder now.")
+    show_events(settings, "promote", {"member": member}, promoted=lambda event: result(f"{printable(event['name'])} is a keyholder now."))
     return 0
 
 
 @command("rekey", "tinyp2p rekey --without laptop", "tinyp2p rekey --without laptop,tablet --yes")
-@option("--without", metavar="M,...", type=CommaList(), multiple=True, required=True, help="Who is left behind.")
+@option("--without", metavar="M,...", type=CommaList(), required=True, help="Who is left behind.")
 @option("--yes", is_flag=True, help="Do not ask.")
-def rekey(settings: Settings, without: tuple[tuple[str, ...], ...], yes: bool) -> int:
+def rekey(settings: Settings, without: list[str], yes: bool) -> int:
     """Give the group a new key that leaves some behind: a keyholder who is lost, or whoever learned the password.
 
     Everyone else comes along without doing anything, the offline ones when they come back. A group with a password has none any more: people enter by
     invite.
     """
-    _sure(settings, f"Give the group a new key, without {printable(', '.join(flat(without)))}?", yes)
-    done = _one(settings, "rekey", {"without": flat(without)})
-    if done:
-        result(f"The group has a new key, without {names(done['without'])}. Invites made before are void.")
-        if done["later"]:
-            say(f"{names(done['later'])} will come along when online.")
-        say("Keep the new key: tinyp2p backup FILE")
+    _sure(settings, f"Give the group a new key, without {names(without)}?", yes)
+    show_events(settings, "rekey", {"without": without}, rekeyed=_rekeyed)
     return 0
+
+
+def _rekeyed(event: Event) -> None:
+    result(f"The group has a new key, without {names(event['without'])}. Invites made before are void.")
+    if event["later"]:
+        say(f"{names(event['later'])} will come along when online.")
+    say("Keep the new key: tinyp2p backup FILE")
 
 
 @command("leave", "tinyp2p leave", "tinyp2p leave --group family --yes")
@@ -96,7 +88,7 @@ def leave(settings: Settings, yes: bool, force: bool) -> int:
     """
     group = settings.selected()
     _sure(settings, f'Leave "{printable(group.name)}" and delete its keys from this computer?', yes)
-    done = _one(settings, "leave", {"force": force}, group)
+    show_events(settings, "leave", {"force": force})
     waiting = Waiting("Waiting for the member that runs here to end.", 2.0)
     while (lock := group.lock()) is None:
         if not waiting.a_moment(ENDS_WITHIN_S):
@@ -105,7 +97,7 @@ def leave(settings: Settings, yes: bool, force: bool) -> int:
         shutil.rmtree(group.path)
     finally:
         os.close(lock)
-    if done:
+    if not settings.json:
         result(f'You have left "{printable(group.name)}". Your folders are as they were.')
     return 0
 
@@ -121,9 +113,7 @@ def backup(settings: Settings, file: str, password_file: str | None) -> int:
     import pyrage
 
     group = settings.selected()
-    passphrase = read_password(settings, password_file, twice=True)
-    if passphrase is None:
-        raise UsageError("Give a passphrase with --password-file F or in TINYP2P_PASSWORD.")
+    passphrase = read_password(settings, password_file, True, "Give a passphrase with --password-file F or in TINYP2P_PASSWORD.")
     files = {name: data.decode() for name in KEPT if (data := group.read(name)) is not None}
     raw = json.dumps({"tinyp2p": 1, "group": group.name, "files": files}).encode()
     encrypted = pyrage.passphrase.encrypt(raw, passphrase)
@@ -142,6 +132,19 @@ def backup(settings: Settings, file: str, password_file: str | None) -> int:
     return 0
 
 
+def _decrypted(raw: bytes, passphrase: str) -> bytes:
+    """What a backup holds. age refuses what it thinks too hard for this computer, which it measures anew each time and gets wrong on a busy one."""
+    import pyrage
+
+    for tries_left in reversed(range(5)):
+        try:
+            return bytes(pyrage.passphrase.decrypt(raw, passphrase))
+        except pyrage.DecryptError as error:
+            if TOO_HARD not in str(error) or not tries_left:
+                raise
+    raise AssertionError
+
+
 @command("restore", "tinyp2p restore family.age")
 @click.argument("file", metavar="FILE")
 @option("--password-file", metavar="F", help="Read the passphrase from this file.")
@@ -152,14 +155,14 @@ def restore(settings: Settings, file: str, password_file: str | None) -> int:
     """
     import pyrage
 
-    passphrase = read_password(settings, password_file, twice=False)
-    if passphrase is None:
-        raise UsageError("Give the passphrase with --password-file F or in TINYP2P_PASSWORD.")
+    passphrase = read_password(settings, password_file, False, "Give the passphrase with --password-file F or in TINYP2P_PASSWORD.")
     try:
         with open(file, "rb") as source:
-            kept = json.loads(pyrage.passphrase.decrypt(source.read(1 << 20), passphrase))
+            kept = json.loads(_decrypted(source.read(1 << 20), passphrase))
         name, files = settings.group or str(kept["group"]), {str(key): str(data).encode() for key, data in kept["files"].items() if key in KEPT}
     except pyrage.DecryptError as error:
+        if TOO_HARD in str(error):
+            raise LocalError("This computer is too slow to open the backup, or too busy just now.", "Run the same command again.") from error
         raise Refused("The passphrase is wrong, or this is no backup.", "Capitals count.") from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise LocalError(f"{file} is no backup of tinyp2p.") from error

@@ -9,7 +9,7 @@ import json
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING
@@ -20,6 +20,8 @@ from .show import Event, event_line, say
 if TYPE_CHECKING:
     from ..disk.home import GroupHome
     from .options import Settings
+
+Show = Callable[[Event], object]
 
 CONNECT_TIMEOUT_S = 5.0
 EVENT_MAX = 16 * 1024 * 1024
@@ -71,19 +73,28 @@ def events(home: GroupHome, operation: str, request: Event) -> Generator[Event]:
                 raise
 
 
-def show_events(settings: Settings, operation: str, request: Event, **shown: Callable[[Event], object]) -> tuple[Counter[str], dict[str, Event]]:
+def show_events(settings: Settings, operation: str, request: Event, **shown: Show) -> tuple[Counter[str], dict[str, Event]]:
     """Do an operation and show its events: with --json as they come, else each kind by its function. How many of each kind, and the last of each."""
+    return show_all(settings, events(settings.selected(), operation, request), **shown)
+
+
+def show_all(settings: Settings, stream: Generator[Event], **shown: Show) -> tuple[Counter[str], dict[str, Event]]:
+    """As `show_events`, of events that come from somewhere else."""
     counts, last = Counter[str](), dict[str, Event]()
-    with closing(events(settings.selected(), operation, request)) as stream:
+    with closing(stream):
         for event in stream:
             kind = str(event["event"])
             counts[kind] += 1
             last[kind] = event
-            if settings.json:
-                event_line(event)
-            elif kind in shown:
-                shown[kind](event)
+            show_event(settings, event, shown)
     return counts, last
+
+
+def show_event(settings: Settings, event: Event, shown: Mapping[str, Show]) -> None:
+    if settings.json:
+        event_line(event)
+    elif event["event"] in shown:
+        shown[event["event"]](event)
 
 
 def events_of_member(home: GroupHome, operation: str, request: Event) -> Generator[Event]:

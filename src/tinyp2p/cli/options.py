@@ -52,7 +52,7 @@ class Settings:
 
 
 class CommaList(ParamType):
-    """Words separated by commas; an option that takes them may also be given several times."""
+    """Words separated by commas; an option that takes them may also be given several times, and comes as one list."""
 
     name = "text"
     envvar_list_splitter = ","
@@ -114,13 +114,10 @@ class Rate(ParamType):
         return rate
 
 
-def flat(lists: tuple[tuple[str, ...], ...]) -> list[str]:
-    """What an option of CommaList gathered, as one list."""
-    return [word for words in lists for word in words]
-
-
 def option(*names: str, **attributes: Any) -> Callable[[Function], Function]:
     """A click option that also reads TINYP2P_<OPTION>."""
+    if isinstance(attributes.get("type"), CommaList) and not isinstance(attributes["type"], Address):
+        attributes |= {"multiple": True, "callback": lambda context, parameter, lists: [word for words in lists for word in words]}
     word = max(names, key=lambda name: name.startswith("--")).removeprefix("--")
     if word not in NO_ENVIRONMENT:
         attributes.setdefault("envvar", "TINYP2P_" + word.upper().replace("-", "_"))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
+from typing import Any
 
 import click
 
 from ..core.names import printable
 from ..errors import UsageError
-from .code import show_codes
-from .link import events, running
-from .options import CommaList, Duration, Settings, command, flat, option
-from .show import Event, ago, date, duration, event_line, files_and_size, names, result, say, table
+from .code import CODE_EVENTS
+from .link import running, show_events
+from .options import CommaList, Duration, Settings, command, option
+from .show import Event, ago, date, duration, files_and_size, names, result, say, table
 
 DEFAULT = click.core.ParameterSource.DEFAULT
 WHERE = {"this computer": "on this computer only", "this network": "from this network", "anywhere": "from anywhere"}
@@ -28,61 +28,35 @@ WHERE = {"this computer": "on this computer only", "this network": "from this ne
     "tinyp2p invite --list              and: --revoke ID",
 )
 @option("--uses", metavar="N", type=click.IntRange(1, 1000), default=1, help="How many people may use it (1).")
-@option("--expires", metavar="TIME", type=Duration(), default="7d", help="How long it is good: 30m, 2h, 7d (7d).")
+@option("--expires", "expires_s", metavar="TIME", type=Duration(), default="7d", help="How long it is good: 30m, 2h, 7d (7d).")
 @option("--code", is_flag=True, help="Show a short code instead, for one person in this network within ten minutes.")
 @option("--guest", is_flag=True, help="For a guest, who sees the shares given with --share until the invite ends, and nothing else.")
-@option("--share", "shares", metavar="S,...", type=CommaList(), multiple=True, help="What a guest sees: SHARE, or MEMBER:SHARE.")
+@option("--share", "shares", metavar="S,...", type=CommaList(), help="What a guest sees: SHARE, or MEMBER:SHARE.")
 @option("--keyholder", is_flag=True, help="For a keyholder, who can let people in and put them out.")
 @option("--qr", is_flag=True, help="Show it as a QR code too.")
 @option("--list", "list_them", is_flag=True, help="List the invites made here, and who came by them.")
 @option("--revoke", metavar="ID", help="Withdraw an invite; who has entered by it stays.")
-def invite(
-    settings: Settings,
-    uses: int,
-    expires: int,
-    code: bool,
-    guest: bool,
-    shares: tuple[tuple[str, ...], ...],
-    keyholder: bool,
-    qr: bool,
-    list_them: bool,
-    revoke: str | None,
-) -> int:
+def invite(settings: Settings, code: bool, qr: bool, list_them: bool, revoke: str | None, **request: Any) -> int:
     """Make an invite to send to somebody.
 
     It is a text. Whoever has it can enter, so send it by a way that only they read.
     """
-    group = settings.selected()
-    if guest and keyholder:
+    if request["guest"] and request["keyholder"]:
         raise UsageError("Nobody is a guest and a keyholder.")
     if code:
-        if (
-            guest
-            or keyholder
-            or shares
-            or qr
-            or any(click.get_current_context().get_parameter_source(name) != DEFAULT for name in ("uses", "expires"))
-        ):
+        source = click.get_current_context().get_parameter_source
+        if any(source(name) != DEFAULT for name in ("uses", "expires_s", "guest", "shares", "keyholder", "qr")):
             raise UsageError("A code is for one member, within ten minutes.", "For anything else: tinyp2p invite, without --code.")
-        return show_codes(settings, group)
-    wanted = {"uses": uses, "expires_s": expires, "guest": guest, "keyholder": keyholder, "shares": flat(shares)}
-    operation, request = ("invites", {}) if list_them else ("withdraw", {"id": revoke}) if revoke is not None else ("invite", wanted)
-    rows = []
-    with closing(events(group, operation, request)) as stream:
-        for event in stream:
-            if settings.json:
-                event_line(event)
-            elif event["event"] == "withdrawn":
-                result("Withdrawn. Who has entered by it stays in the group.")
-            elif list_them:
-                rows.append(_invite_row(event))
-            else:
-                result(event["invite"])
-                if qr:
-                    _show_qr(event["invite"])
-                _explain_invite(event, expires, running(group))
-    if list_them and not settings.json:
-        table(rows) if rows else say("No invites have been made here.")
+        show_events(settings, "code", {}, **CODE_EVENTS)
+    elif list_them:
+        rows: list[tuple[str, ...]] = []
+        show_events(settings, "invites", {}, invite=lambda event: rows.append(_invite_row(event)))
+        if not settings.json:
+            table(rows) if rows else say("No invites have been made here.")
+    elif revoke is not None:
+        show_events(settings, "withdraw", {"id": revoke}, withdrawn=lambda event: result("Withdrawn. Who has entered by it stays in the group."))
+    else:
+        show_events(settings, "invite", request, invite=lambda event: _show_invite(settings, event, request["expires_s"], qr))
     return 0
 
 
@@ -92,33 +66,27 @@ def _invite_row(event: Event) -> tuple[str, str, str]:
     return f"{event['id'][:8]}{role}", f"{event['state']}, {len(event['used_by'])} of {event['uses']}, until {date(event['expires'])}", came
 
 
-def _show_qr(text: str) -> None:
-    """A QR code on the terminal; capitals make it smaller, and an invite does not mind them."""
-    import segno
+def _show_invite(settings: Settings, event: Event, expires_s: int, qr: bool) -> None:
+    result(event["invite"])
+    if qr:
+        import segno
 
-    segno.make(text.upper(), error="l").terminal(out=sys.stderr, compact=True)
-
-
-def _explain_invite(event: Event, expires: int, is_running: bool) -> None:
+        # Capitals make it smaller, and an invite does not mind them.
+        segno.make(event["invite"].upper(), error="l").terminal(out=sys.stderr, compact=True)
     people = "one person" if event["uses"] == 1 else f"{event['uses']:,} people"
     where = WHERE.get(event.get("reach", ""), "wherever this computer can be reached")
     kind = {"guest": f" as a guest who sees {names(event.get('shares', []))}", "keyholder": " as a keyholder"}.get(event.get("role", ""), "")
-    say(f"Good for {people}{kind} until {date(event['expires'])} ({duration(expires)}), {where}.")
+    say(f"Good for {people}{kind} until {date(event['expires'])} ({duration(expires_s)}), {where}.")
     say("Send it to them and have them run: tinyp2p join")
-    if not is_running:
+    if not running(settings.selected()):
         say("They can enter while this computer shares: tinyp2p share")
 
 
 @command("members", "tinyp2p members", "tinyp2p members --json")
 def members(settings: Settings) -> int:
     """Show who is in the group and what they share."""
-    rows = []
-    with closing(events(settings.selected(), "members", {})) as stream:
-        for event in stream:
-            if settings.json:
-                event_line(event)
-            elif event["event"] == "member":
-                rows.append(row(event))
+    rows: list[tuple[str, ...]] = []
+    show_events(settings, "members", {}, member=lambda event: rows.append(row(event)))
     if rows:
         table(rows)
     if len(rows) == 1:

@@ -1,4 +1,4 @@
-"""How a download moves: a live bar on a terminal, now and then a line elsewhere, nothing beside JSON."""
+"""How a download moves: a live bar on a terminal, now and then a line elsewhere."""
 
 from __future__ import annotations
 
@@ -70,11 +70,9 @@ class Bar:
 
 
 @contextmanager
-def progress(as_json: bool) -> Iterator[Callable[[Event], None]]:
+def progress() -> Iterator[Callable[[Event], None]]:
     """What takes in `progress` events, as fits where stderr goes."""
-    if as_json:
-        yield lambda event: None
-    elif not sys.stderr.isatty():
+    if not sys.stderr.isatty():
         yield Lines().update
     else:
         bar = Bar()

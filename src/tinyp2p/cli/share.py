@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import closing
-from dataclasses import dataclass
+from typing import Any
 
 import click
 
@@ -14,25 +13,16 @@ from ..disk.home import GroupHome
 from ..errors import HomeBusy, LocalError, UsageError
 from ..node.folders import check_folder
 from .ask import ask, read_password
-from .code import show_code
+from .code import CODE_EVENTS
 from .join import enter
-from .link import Waiting, events, events_of_member, running
-from .options import Address, AddressList, CommaList, Rate, Settings, command, flat, option
-from .show import Event, audience, count, event_line, files_and_size, names, result, say, size
+from .link import Show, Waiting, events_of_member, running, show_all, show_event, show_events
+from .options import Address, AddressList, CommaList, Rate, Settings, command, option
+from .show import Event, audience, count, files_and_size, names, result, say, size
 
 QUESTION = "No group here yet. Invite or code (Enter starts a new group): "
 WAIT_S = 3600.0  # for a keyholder that is away
+OF_THE_START = {"listen": "--listen", "advertise": "--advertise", "peers": "--peer", "name": "--name", "limit_rate": "--limit-rate"}
 FOLDER_EXAMPLE = "For example: tinyp2p share ~/Photos"
-
-
-@dataclass(frozen=True, slots=True)
-class Beginning:
-    """How to begin where there is no group yet."""
-
-    new: bool
-    member_name: str | None
-    password_file: str | None
-    peers: list[str]
 
 
 @command(
@@ -46,10 +36,10 @@ class Beginning:
 )
 @click.argument("folders", metavar="[FOLDER]...", nargs=-1)
 @option("--as", "as_name", metavar="NAME", help="Call the share NAME; else it is called as its folder.")
-@option("--with", "with_members", metavar="M,...", type=CommaList(), multiple=True, help="Share with these members only.")
+@option("--with", "with_members", metavar="M,...", type=CommaList(), help="Share with these members only.")
 @option("--listen", metavar="HOST:PORT", type=Address(), help="Where others reach this computer.")
-@option("--advertise", metavar="HOST:PORT", type=AddressList(), multiple=True, help="The address to tell others, if it is another.")
-@option("--peer", "peers", metavar="HOST:PORT", type=AddressList(), multiple=True, help="A member to begin with.")
+@option("--advertise", metavar="HOST:PORT", type=AddressList(), help="The address to tell others, if it is another.")
+@option("--peer", "peers", metavar="HOST:PORT", type=AddressList(), help="A member to begin with.")
 @option("--limit-rate", metavar="R", type=Rate(), help="Send no more bytes a second than this, to all together: 500k, 2M.")
 @option("--no-lan", is_flag=True, help="Say and ask nothing in this network; codes then need an address.")
 @option("--new", is_flag=True, help="Start a new group (with --group NAME: of that name).")
@@ -60,37 +50,21 @@ def share(
     settings: Settings,
     folders: tuple[str, ...],
     as_name: str | None,
-    with_members: tuple[tuple[str, ...], ...],
-    listen: str | None,
-    advertise: tuple[tuple[str, ...], ...],
-    peers: tuple[tuple[str, ...], ...],
-    limit_rate: float | None,
+    with_members: list[str],
+    force: bool,
     no_lan: bool,
     new: bool,
-    force: bool,
-    name: str | None,
     password_file: str | None,
+    **given: Any,
 ) -> int:
     """Share folders for as long as this runs.
 
     Whatever is added, changed or removed in a folder is seen by the others at once. Nothing is ever written into it. Folders are remembered.
     """
-    request: Event = {"folders": _folders(settings, folders, as_name, force), "as": as_name, "with": flat(with_members), "force": force}
-    beginning = Beginning(new, name, password_file, flat(peers))
-    group, founded = _group(settings, request["folders"], beginning)
-    given = {"--listen": listen, "--advertise": advertise, "--peer": peers, "--name": name, "--limit-rate": limit_rate}
-    ignored = [option for option, value in given.items() if value]
-    options: Event = {
-        **request,
-        "listen": listen,
-        "advertise": flat(advertise),
-        "peers": beginning.peers,
-        "limit_rate": limit_rate,
-        "lan": not no_lan,
-        "name": name,
-        "new": founded,
-        "code": settings.may_ask,
-    }
+    request: Event = {"folders": _folders(settings, folders, as_name, force), "as": as_name, "with": with_members, "force": force}
+    group, founded = _group(settings, request["folders"], new, password_file, given["peers"], given["name"])
+    ignored = [option for name, option in OF_THE_START.items() if given[name]]
+    options: Event = {**request, **given, "lan": not no_lan, "new": founded, "code": settings.may_ask}
     waiting = Waiting("Another command is at work in this home; sharing begins when it is done.", 0)
     while True:
         try:
@@ -107,41 +81,31 @@ def _folders(settings: Settings, folders: tuple[str, ...], as_name: str | None, 
     return [check_folder(folder, home, force) for folder in folders]
 
 
-def _group(settings: Settings, folders: list[str], beginning: Beginning) -> tuple[GroupHome, bool]:
+def _group(
+    settings: Settings, folders: list[str], new: bool, password_file: str | None, peers: list[str], name: str | None
+) -> tuple[GroupHome, bool]:
     """The group to share with, and whether it was begun just now."""
-    home = settings.all_groups
+    home, group = settings.all_groups, settings.group
     existing = home.group_names()
-    if beginning.new:
-        if settings.group in existing:
-            raise UsageError(f'There is a group "{settings.group}" here already.', "Leave out --new, or choose another name with --group.")
-    elif settings.group in existing or (existing and settings.group is None):
+    if not new and (group in existing or (existing and group is None)):
         return settings.selected(), False
+    if group in existing:
+        raise UsageError(f'There is a group "{group}" here already.', "Leave out --new, or choose another name with --group.")
     if not folders:
         raise UsageError("No folder given, and none remembered.", FOLDER_EXAMPLE)
-    return _begin(settings, folders, beginning)
-
-
-def _begin(settings: Settings, folders: list[str], beginning: Beginning) -> tuple[GroupHome, bool]:
-    home, group = settings.all_groups, settings.group
-    password = invite = None
-    if not beginning.new and group is not None:
-        password = read_password(settings, beginning.password_file, twice=True)
-        if password is None:
-            raise UsageError(f'There is no group "{group}" here yet.', "Give its password with --password-file F, or start a new group with --new.")
-    elif not beginning.new:
-        invite = _ask_for_invite(settings, beginning)
-
-    if invite:
-        return enter(home, invite, beginning.peers, beginning.member_name, settings, WAIT_S), False
+    if not new and group is None and (invite := _ask_for_invite(settings, password_file)):
+        return enter(home, invite, peers, name, settings, WAIT_S), False
     from ..node.found import new_group, password_group
 
-    if group is not None and password is not None:
-        return password_group(home, group, password, beginning.peers), True
-    return new_group(home, group, os.path.basename(folders[0])), True
+    if group is None or new:
+        return new_group(home, group, os.path.basename(folders[0])), True
+    hint = "Give its password with --password-file F, or start a new group with --new."
+    password = read_password(settings, password_file, True, f'There is no group "{group}" here yet.', hint)
+    return password_group(home, group, password, peers), True
 
 
-def _ask_for_invite(settings: Settings, beginning: Beginning) -> str:
-    if beginning.password_file is not None:
+def _ask_for_invite(settings: Settings, password_file: str | None) -> str:
+    if password_file is not None:
         raise UsageError("A password goes with the name of its group.", "Add --group NAME.")
     if not settings.may_ask:
         raise UsageError("There is no group here yet.", "Start one with: tinyp2p share --new FOLDER, or enter one with: tinyp2p join -")
@@ -152,13 +116,11 @@ def _hand_over(settings: Settings, group: GroupHome, request: Event, ignored: li
     """A member runs already: it takes the folders, and this command is done."""
     notice = f'"{printable(group.name)}" is running on this computer already.'
     if not request["folders"]:
-        _show(settings, {"event": "notice", "level": "info", "message": notice, "hint": "See: tinyp2p status"})
+        show_event(settings, {"event": "notice", "level": "info", "message": notice, "hint": "See: tinyp2p status"}, SHOWN)
         return 0
-    with closing(events_of_member(group, "share", request)) as stream:
-        for event in stream:
-            _show(settings, event)
+    show_all(settings, events_of_member(group, "share", request), **SHOWN)
     hint = f"It did not take over {', '.join(ignored)}: stop it and share again to change that." if ignored else ""
-    _show(settings, {"event": "notice", "level": "info", "message": f"{notice} It shares this too from now on.", "hint": hint})
+    show_event(settings, {"event": "notice", "level": "info", "message": f"{notice} It shares this too from now on.", "hint": hint}, SHOWN)
     return 0
 
 
@@ -166,54 +128,37 @@ def _run(settings: Settings, group: GroupHome, options: Event) -> int:
     """Run the member until Ctrl-C, SIGTERM or its own end."""
     from ..node.run import run_member
 
-    left = ready = False
-    stream = run_member(group, options)
+    begun = False
+
+    def ready(event: Event) -> None:
+        nonlocal begun
+        begun = True
+        _show_ready(event, settings.may_ask)
+
     try:
-        with closing(stream):
-            for event in stream:
-                left = left or event["event"] == "left"
-                ready = ready or event["event"] == "ready"
-                _show(settings, event)
+        show_all(settings, run_member(group, options), ready=ready, **SHOWN)
     except KeyboardInterrupt:
-        if not left:
-            _show(settings, {"event": "left"})
+        show_event(settings, {"event": "left"}, SHOWN)
     except LocalError as error:
-        if options["new"] and not ready and not isinstance(error, HomeBusy):
+        if options["new"] and not begun and not isinstance(error, HomeBusy):
             shutil.rmtree(group.path)  # a group that never began must not stand in the way of the next try
         raise
     return 0
 
 
-def _show(settings: Settings, event: Event) -> None:
-    if settings.json:
-        event_line(event)
-        return
-    match event["event"]:
-        case "ready":
-            _show_ready(settings, event)
-        case "shared":
-            _show_shared(event)
-        case "joined":
-            say(f"{printable(event['name'])} has joined the group.")
-        case "notice":
-            say(printable(event["message"]))
-            if event.get("hint"):
-                say(f"  {printable(event['hint'])}")
-        case "unshared":
-            say(f"No longer sharing {printable(event['share'])}.")
-        case "code" | "burned" | "paired":
-            show_code(event)
-        case "left":
-            say("Stopped sharing.")
-
-
-def _show_ready(settings: Settings, event: Event) -> None:
+def _show_ready(event: Event, may_ask: bool) -> None:
     new = "New group" if event.get("new") else "Group"
     say(f'{new} "{printable(event["group"])}". This computer is {printable(event["name"])}, at {printable(event["address"])}.')
-    if settings.may_ask:
+    if may_ask:
         if event.get("role", "keyholder") == "keyholder":
             say("To let in somebody who is elsewhere: tinyp2p invite")
         say("Sharing goes on until you press Ctrl-C.")
+
+
+def _show_notice(event: Event) -> None:
+    say(printable(event["message"]))
+    if event.get("hint"):
+        say(f"  {printable(event['hint'])}")
 
 
 def _show_shared(event: Event) -> None:
@@ -223,19 +168,24 @@ def _show_shared(event: Event) -> None:
     say(f"Sharing {printable(event['share'])}: {files_and_size(event['files'], event['bytes'])}{so_far}{whom}{left_out}")
 
 
+SHOWN: dict[str, Show] = {
+    "shared": _show_shared,
+    "joined": lambda event: say(f"{printable(event['name'])} has joined the group."),
+    "notice": _show_notice,
+    "unshared": lambda event: say(f"No longer sharing {printable(event['share'])}."),
+    "left": lambda event: say("Stopped sharing."),
+    **CODE_EVENTS,
+}
+
+
 @command("unshare", "tinyp2p unshare Photos")
-@click.argument("share_name", metavar="SHARE")
-def unshare(settings: Settings, share_name: str) -> int:
+@click.argument("share", metavar="SHARE")
+def unshare(settings: Settings, share: str) -> int:
     """Stop sharing a folder, at once.
 
     The folder itself stays as it is. What others have fetched they keep.
     """
-    with closing(events(settings.selected(), "unshare", {"share": share_name})) as stream:
-        for event in stream:
-            if settings.json:
-                event_line(event)
-            elif event["event"] == "unshared":
-                _show_unshared(event)
+    show_events(settings, "unshare", {"share": share}, unshared=_show_unshared)
     return 0
 
 

@@ -30,8 +30,9 @@ def result(text: str) -> None:
 
 
 def event_line(event: Event) -> None:
-    """One event as a line of JSON, at once; `exit` is between the member and this command only."""
-    print(json.dumps({key: value for key, value in event.items() if key != "exit"}), flush=True)
+    """One event as a line of JSON, at once and, whenever Ctrl-C comes, whole; `exit` is between the member and this command only."""
+    line = json.dumps({key: value for key, value in event.items() if key != "exit"})
+    print(f"{line}\n", end="", flush=True)
 
 
 def problem(message: str, hint: str = "") -> None:
@@ -115,16 +116,11 @@ def audience(with_whom: object) -> str:
     return "with some only" if with_whom == "some" else "with the whole group"
 
 
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines whose columns stand below each other."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
 def table(rows: Sequence[Sequence[str]]) -> None:
     """Rows as results: in columns for people, separated by tabs for programs."""
-    for line in columns(rows) if sys.stdout.isatty() else ["\t".join(row) for row in rows]:
-        result(line)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        result("  ".join(map(str.ljust, row, widths)).rstrip() if sys.stdout.isatty() else "\t".join(row))
 
 
 def entry_row(entry: Event) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..core.names import printable
-from ..disk.home import GroupHome
 from .link import show_events
 from .options import Settings, command
 from .show import Event, audience, count, event_line, files_and_size, names, result, say, size, sources, table
@@ -58,26 +57,16 @@ def _share_lines(share: Event) -> Iterator[str]:
 def paths(settings: Settings) -> int:
     """Show where keys and settings are kept."""
     home = settings.all_groups
-    found: list[Event] = [{"event": "path", "what": "home", "group": None, "path": home.path}]
     groups = home.group_names()
-    for name in groups if settings.group is None else [settings.selected().name]:
-        found += _group_paths(home.group(name))
+    found: list[tuple[str, str | None, str]] = [("home", None, home.path)]
+    for group in [home.group(name) for name in groups] if settings.group is None else [settings.selected()]:
+        lie = {"group": group.path, "settings": group.file("settings.json"), "index": group.index_path, "log": group.log_path}
+        found += [(what, group.name, path) for what, path in {**lie, "socket": group.socket_path}.items()]
     if settings.json:
-        for event in found:
-            event_line(event)
+        for what, name, path in found:
+            event_line({"event": "path", "what": what, "group": name, "path": path})
         return 0
-    table([(event["what"], printable(event["group"] or "-"), printable(event["path"])) for event in found])
+    table([(what, printable(name or "-"), printable(path)) for what, name, path in found])
     if not groups:
         say("No group here yet. Start one with: tinyp2p share --new FOLDER, or enter one with: tinyp2p join")
     return 0
-
-
-def _group_paths(group: GroupHome) -> list[Event]:
-    lie = {
-        "group": group.path,
-        "settings": group.file("settings.json"),
-        "index": group.index_path,
-        "log": group.log_path,
-        "socket": group.socket_path,
-    }
-    return [{"event": "path", "what": what, "group": group.name, "path": path} for what, path in lie.items()]

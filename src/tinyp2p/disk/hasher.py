@@ -23,7 +23,7 @@ import msgspec
 
 from ..core.chunks import chunk_count, chunk_hash, chunk_length
 from ..errors import LocalError
-from ..limits import CHUNK_SIZE, KIB
+from ..limits import CHUNK_SIZE, HASH_SIZE, KIB
 from .scan import open_inside, stamp_of
 
 log = logging.getLogger(__name__)
@@ -63,23 +63,28 @@ def hash_file(root: str, path: str, on_chunk: Callable[[int, bytes], None] | Non
     """Hash a file beneath `root`, telling `on_chunk` each index and hash; blocks; raises Changed, or OSError where it cannot be read."""
     handle = open_inside(root, path)
     try:
-        before = stamp_of(_settled(handle))
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        size, hashes = before[0], bytearray()
-        view = memoryview(buffer or bytearray(CHUNK_SIZE))
-        for index in range(chunk_count(size)):
-            chunk = view[: chunk_length(size, index)]
-            if not _fill(handle, chunk, index * CHUNK_SIZE) or stamp_of(os.fstat(handle)) != before:
-                raise Changed(f"{path} changed while it was hashed.")
-            digest = chunk_hash(chunk)
-            hashes += digest
-            if on_chunk is not None:
-                on_chunk(index, digest)
-        if stamp_of(os.fstat(handle)) != before:
-            raise Changed(f"{path} changed while it was hashed.")
+        return hash_open(handle, path, on_chunk, buffer)
     finally:
         os.close(handle)
+
+
+def hash_open(handle: int, name: str, on_chunk: Callable[[int, bytes], None] | None = None, buffer: bytearray | None = None) -> Hashed:
+    """As `hash_file`, of a file that is open already."""
+    before = stamp_of(_settled(handle))
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+    size, hashes = before[0], bytearray()
+    view = memoryview(buffer or bytearray(CHUNK_SIZE))
+    for index in range(chunk_count(size)):
+        chunk = view[: chunk_length(size, index)]
+        if not _fill(handle, chunk, index * CHUNK_SIZE) or stamp_of(os.fstat(handle)) != before:
+            break
+        digest = chunk_hash(chunk)
+        hashes += digest
+        if on_chunk is not None:
+            on_chunk(index, digest)
+    if stamp_of(os.fstat(handle)) != before or len(hashes) != chunk_count(size) * HASH_SIZE:
+        raise Changed(f"{name} changed while it was hashed.", "Run the same command again.")
     return Hashed(*before, bytes(hashes))
 
 

@@ -1,7 +1,4 @@
-"""The files in which partial downloads lie: opened and locked without following links, their state encoded so that a torn one is never believed.
-
-Leaves out what the bytes mean and when they are saved: parts.py.
-"""
+"""The files in which partial downloads lie, opened and locked without following links. Leaves out what the bytes mean: parts.py."""
 
 from __future__ import annotations
 
@@ -11,23 +8,16 @@ import fcntl
 import logging
 import os
 import re
-import struct
 from collections.abc import Iterator
 
-from blake3 import blake3
-
-from ..core.chunks import Bitmap, chunk_count
-from ..errors import LocalError, Malformed
-from ..limits import CHUNK_SIZE, HASH_SIZE
+from ..errors import LocalError
+from ..limits import CHUNK_SIZE
 from .target import PARTS_FOLDER, READ_FLAGS, Target
 
 log = logging.getLogger(__name__)
 
 KEY = re.compile(r"[a-z2-7]{52}")
-STATE = struct.Struct(">8sQq")  # magic, size of the file, mtime_ns of the data when it was closed; then the bitmap and a BLAKE3 of all that
-MAGIC = b"tinyp2p\2"
 DATA_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-NEW_FLAGS = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
 
@@ -113,49 +103,6 @@ def lock(target: Target, handle: int) -> None:
         raise PartBusy(f"Another get is fetching this file into {target.path}.", "Wait for it, or stop it.") from error
     except OSError as error:
         log.warning("part_not_locked error=%s", error)  # some network disks know no locks; better fetch than refuse
-
-
-def encode_state(size_bytes: int, bits: bytes, mtime_ns: int) -> bytes:
-    body = STATE.pack(MAGIC, size_bytes, mtime_ns) + bits
-    return body + blake3(body).digest()
-
-
-def decode_state(raw: bytes, size_bytes: int, mtime_ns: int) -> Bitmap | None:
-    """What a state file says of a file of this size and time; None if it is torn or of another."""
-    body, digest = raw[:-HASH_SIZE], raw[-HASH_SIZE:]
-    if len(body) < STATE.size or blake3(body).digest() != digest or STATE.unpack_from(body) != (MAGIC, size_bytes, mtime_ns):
-        return None
-    try:
-        return Bitmap(chunk_count(size_bytes), body[STATE.size :])
-    except Malformed:
-        return None
-
-
-def read_file(folder: int, name: str, size_bytes: int) -> bytes:
-    """A state file's bytes, as far as those of a file of this size go; empty if there is none that can be read, which makes the part unclean."""
-    try:
-        with open(name, "rb", opener=lambda name, _: os.open(name, READ_FLAGS, dir_fd=folder)) as file:
-            return file.read(STATE.size + -(-chunk_count(size_bytes) // 8) + HASH_SIZE + 1)
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        log.warning("state_not_read error=%s", error)
-        return b""
-
-
-def write_file(folder: int, name: str, data: bytes) -> None:
-    """Replace a file durably: after a crash it is the old or the new one."""
-    temporary = f"{name}.new"
-    try:
-        with open(temporary, "wb", opener=lambda name, _: os.open(name, NEW_FLAGS, 0o600, dir_fd=folder)) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary, dir_fd=folder)
-        raise
 
 
 def pread_all(handle: int, length: int, offset: int) -> bytes | None:

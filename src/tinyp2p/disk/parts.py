@@ -1,9 +1,8 @@
-"""Partial files of a download: bytes that arrived, a bitmap of the chunks that are held, and what is still true of both after a crash.
+"""Partial files of a download: bytes that arrived, and which chunks of them are held.
 
-Owns `TARGET/.tinyp2p-parts/` with `<key>.part` (data) of each file and, after a clean end, `<key>.have` (state). Leaves out which chunk to fetch
-(core/picker.py), whether it is the right one (core/chunks.py) and final names (disk/target.py). Three rules make it safe: the state is saved only
-after the data is durable; where it is missing, torn, or not of this very data, the part is unclean and says nothing until its bytes have been
-hashed again; data that has a second name is never written to.
+Owns `TARGET/.tinyp2p-parts/<key>.part`. Leaves out which chunk to fetch (core/picker.py), whether it is the right one (core/chunks.py) and
+final names (disk/target.py). Two rules make it safe after any end: what an earlier run left says nothing until its bytes have been hashed again,
+so that there is no journal that could be wrong; data that has a second name is never written to.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from collections.abc import Iterator
 from ..core.chunks import Bitmap, Manifest, chunk_count, chunk_hash, chunk_length
 from ..errors import LocalError
 from ..limits import CHUNK_SIZE, SYNC_BYTES
-from .part_files import KEY, chunks_with_data, decode_state, encode_state, open_locked, pread_all, read_file, sync_data, write_file
+from .part_files import KEY, chunks_with_data, open_locked, pread_all, sync_data
 from .target import PARTS_FOLDER, Target, explaining, sync_folder
 
 log = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ class Part:
         self.key = key
         self.size_bytes = size_bytes
         self.have = Bitmap(chunk_count(size_bytes))
-        self.resumed_dirty = False
+        self.resumed_dirty = False  # bytes of an earlier run are there, and nobody has looked at them yet
         self._folder = folder
         self._handle = handle
         self._unsynced_bytes = 0
@@ -48,23 +47,12 @@ class Part:
         with explaining(target.path):
             part = cls(target, key, size_bytes, *open_locked(target, f"{key}.part"))
             try:
-                part._resume()
+                part.resumed_dirty = os.fstat(part._handle).st_size > 0
+                os.ftruncate(part._handle, size_bytes)
             except BaseException:
                 part.close()
                 raise
         return part
-
-    def _resume(self) -> None:
-        """Believe the state that a clean end left, once: from now on only the next clean end knows what is held."""
-        found, state = os.fstat(self._handle), f"{self.key}.have"
-        have = decode_state(read_file(self._folder, state, self.size_bytes), self.size_bytes, found.st_mtime_ns)
-        self._remove(state, f"{state}.new")
-        if found.st_size == self.size_bytes and have is not None:
-            self.have = have
-        else:
-            self.resumed_dirty = found.st_size > 0
-        if found.st_size != self.size_bytes:
-            os.ftruncate(self._handle, self.size_bytes)
 
     @contextlib.contextmanager
     def _open_handle(self) -> Iterator[int]:
@@ -122,7 +110,7 @@ class Part:
     def recheck(self, manifest: Manifest) -> int:
         """Hash what lies in the file and hold exactly the chunks that match; returns their count; no thread may write meanwhile.
 
-        Makes use of all that was written before a kill. Holes are not read: they are zeros.
+        Holes are not read: they are zeros.
         """
         if manifest.size_bytes != self.size_bytes:
             raise ValueError("a manifest of another size")
@@ -167,7 +155,7 @@ class Part:
         return min(self.have.count * CHUNK_SIZE, self.size_bytes)
 
     def close(self) -> None:
-        """Make durable what has arrived, then the state that says so; what cannot be saved costs a recheck, no more."""
+        """Make durable what has arrived."""
         if self._handle < 0:
             return
         if not self.have.count and not self.resumed_dirty:
@@ -176,23 +164,16 @@ class Part:
         try:
             with explaining(self.target.path):
                 self._sync(self._handle)
-                if not self.resumed_dirty:  # until a recheck has been made, nothing that was held before is known
-                    mtime_ns = os.fstat(self._handle).st_mtime_ns
-                    write_file(self._folder, f"{self.key}.have", encode_state(self.size_bytes, self.have.encode(), mtime_ns))
-                    sync_folder(self._folder)
+                sync_folder(self._folder)
         except LocalError as error:
             log.warning("part_not_saved key=%s error=%s", self.key, error)
         self._close()
 
     def discard(self) -> None:
-        """Forget the part and remove its files."""
-        self._remove(f"{self.key}.part")
+        """Forget the part and remove its file."""
+        with explaining(self.target.path), contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self.key}.part", dir_fd=self._folder)
         self._close()
-
-    def _remove(self, *names: str) -> None:
-        for name in names:
-            with explaining(self.target.path), contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=self._folder)
 
     def _close(self) -> None:
         with self._guard:

@@ -7,7 +7,6 @@ Leaves out when to look again (watch.py), content (hasher.py) and what a changed
 from __future__ import annotations
 
 import errno
-import functools
 import logging
 import os
 import re
@@ -72,8 +71,6 @@ class Ignore:
     def __init__(self, lines: Iterable[str] = ()) -> None:
         self.lines = [line for line in lines if line.strip() and not line.startswith("#")]
         self._patterns = _compile(self.lines) if self.lines else None
-        # A folder is asked about once for each of its files.
-        self._matches_folder = functools.lru_cache(maxsize=4096)(lambda path: self._matches(path + "/"))
 
     @classmethod
     def read(cls, root: str) -> Ignore:
@@ -93,14 +90,12 @@ class Ignore:
 
     def leaves_out(self, path: str, is_directory: bool) -> bool:
         """Whether this path, or a folder above it, is hidden or ignored."""
-        return path.startswith(".") or "/." in path or (self._patterns is not None and self._ignores(path, is_directory))
+        above = (path[: slash.start()] for slash in re.finditer("/", path))
+        return path.startswith(".") or "/." in path or self.names(path, is_directory) or any(self.names(folder, True) for folder in above)
 
-    def _ignores(self, path: str, is_directory: bool) -> bool:
-        folders = (path[: slash.start()] for slash in re.finditer("/", path))
-        return any(map(self._matches_folder, folders)) or (self._matches_folder(path) if is_directory else self._matches(path))
-
-    def _matches(self, path: str) -> bool:
-        return self._patterns is not None and self._patterns.match_file(path)
+    def names(self, path: str, is_directory: bool) -> bool:
+        """Whether a pattern names this very path."""
+        return self._patterns is not None and self._patterns.match_file(f"{path}/" if is_directory else path)
 
 
 def _compile(lines: list[str]) -> GitIgnoreSpec:
@@ -222,7 +217,7 @@ def _look(entry: os.DirEntry[str], prefix: str, handle: int, ignore: Ignore) -> 
         return None
     path = prefix + (name if name.isascii() else path_from_bytes(os.fsencode(name)))
     # What the decoder of others would refuse must not enter the catalog: they would refuse all of it.
-    if not is_valid_path(path) or ignore.leaves_out(path, entry.is_dir(follow_symlinks=False)):
+    if not is_valid_path(path) or ignore.names(path, entry.is_dir(follow_symlinks=False)):
         return None
     status = entry.stat(follow_symlinks=False)
     type_ = _TYPES.get(stat.S_IFMT(status.st_mode))

@@ -13,10 +13,10 @@ import os
 import stat
 from collections.abc import Iterator
 
-from ..core.chunks import Manifest, chunk_count, chunk_hash
+from ..core.chunks import Manifest
 from ..errors import DiskFull, LocalError
-from ..limits import CHUNK_SIZE
 from ..model import Cid
+from .hasher import hash_open
 
 log = logging.getLogger(__name__)
 
@@ -240,16 +240,14 @@ class Target:
         """The content id of a regular file that lies here; raises LocalError, also when it changes meanwhile."""
         *folders, name = names_of(path)
         with explaining(self.full_path(path)), self._folder(folders, create=False) as folder:
-            file = open(name, "rb", opener=lambda name, _: os.open(name, READ_FLAGS, dir_fd=folder))  # noqa: SIM115 (the next line closes it)
-            with file:
-                before = os.fstat(file.fileno())
-                if not stat.S_ISREG(before.st_mode):
+            handle = os.open(name, READ_FLAGS, dir_fd=folder)
+            try:
+                if not stat.S_ISREG(os.fstat(handle).st_mode):
                     raise LocalError(f"{self.full_path(path)} is not a file.")
-                hashes = b"".join(chunk_hash(chunk) for chunk in iter(lambda: file.read(CHUNK_SIZE), b""))
-                manifest = Manifest(before.st_size, hashes)
-                if len(manifest) != chunk_count(before.st_size) or not is_same(before, os.fstat(file.fileno())):
-                    raise LocalError(f"{self.full_path(path)} changed while it was read.", "Run the same command again.")
-        return manifest.cid
+                found = hash_open(handle, self.full_path(path))
+            finally:
+                os.close(handle)
+        return Manifest(found.size, found.hashes).cid
 
 
 def stays_inside(depth: int, target_text: str) -> bool:

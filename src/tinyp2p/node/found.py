@@ -7,8 +7,9 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TypeVar
 
 from ..core import wire
 from ..core.admission import sign_request
@@ -26,6 +27,7 @@ from ..model import MEMBER_ROLES, MemberId
 from ..net.client import Connection, connect
 from ..net.tls import Credentials, client_context
 
+T = TypeVar("T")
 RETRY_S = 2.0
 
 
@@ -101,7 +103,7 @@ def _ask_until(home: Home, invite: Invite, key: SigningKey, name: str, wait_s: f
     began_s, told = time.monotonic(), False
     while True:
         try:
-            return asyncio.run(_ask_to_join(home, invite, key, name))
+            return _ask_to_join(home, invite, key, name)
         except NoKeyholder as error:
             if time.monotonic() - began_s >= wait_s:
                 raise
@@ -128,80 +130,69 @@ def _borrowed(home: Home, group_certificate: bytes, name: str, key: SigningKey, 
         yield Credentials(group_certificate, place.file("crt"), place.file("key"), name)
 
 
-def _knock(home: Home, group: Group, peers: list[str]) -> bool:
-    """Whether a member of the group answers at one of the addresses; raises Unreachable where somebody else does."""
-    key = SigningKey(os.urandom(32))
-    with _borrowed(home, group.certificate, group.server_name, key, group.certify(Subject(key.public, "keyholder", key.id))) as credentials:
-        results = asyncio.run(_try_all(credentials, peers))
-    if any(result is None for result in results):
-        return True
-    for result in results:
-        if isinstance(result, Unreachable) and result.refused_name:
-            raise Unreachable(f"{result.message} The group's name or the password is wrong.", "Check both; capitals count.")
-        if isinstance(result, RemoteError):
-            raise result
-    return False
-
-
-async def _try_all(credentials: Credentials, peers: Iterable[str]) -> list[TinyP2PError | None]:
+async def _first(
+    addresses: Iterable[str], credentials: Credentials, ask: Callable[[Connection], Awaitable[T]], within_s: float
+) -> tuple[T | None, list[TinyP2PError]]:
+    """What the first member answers that is reached at one of the addresses, and why the others did not until then."""
     context = client_context(credentials)
 
-    async def one(address: str) -> TinyP2PError | None:
-        try:
-            async with asyncio.timeout(JOIN_TIMEOUT_S - 2):
-                connection = await connect(*wire.split_address(address), context, credentials.server_name)
-                _must_be_member(connection)
-        except TimeoutError:
-            return Unreachable(f"{address} does not answer.")
-        except TinyP2PError as error:
-            return error
-        connection.close()
-        return None
+    async def one(address: str) -> T:
+        async with asyncio.timeout(within_s):
+            connection = await connect(*wire.split_address(address), context, credentials.server_name)
+            try:
+                if connection.peer.role not in MEMBER_ROLES:  # whoever only holds an invite of the group may not pose as one of it
+                    raise Unreachable(f"{address} is no member of the group.")
+                return await ask(connection)
+            finally:
+                connection.close()
 
-    return await asyncio.gather(*(one(address) for address in peers))
+    tasks = [asyncio.create_task(one(address)) for address in addresses]
+    errors: list[TinyP2PError] = []
+    try:
+        for done in asyncio.as_completed(tasks):
+            try:
+                return await done, errors
+            except TinyP2PError as error:
+                errors.append(error)
+            except TimeoutError:
+                errors.append(Unreachable("An address does not answer."))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return None, errors
 
 
-def _must_be_member(connection: Connection) -> None:
-    """Whoever only holds an invite of the group may not pose as one of it; raises Unreachable."""
-    if connection.peer.role not in MEMBER_ROLES:
-        connection.close()
-        raise Unreachable(f"{connection.address} is no member of the group.")
+def _knock(home: Home, group: Group, peers: list[str]) -> bool:
+    """Whether a member of the group answers at one of the addresses; raises Unreachable where somebody else does."""
+
+    async def greet(_connection: Connection) -> bool:
+        return True
+
+    key = SigningKey(os.urandom(32))
+    with _borrowed(home, group.certificate, group.server_name, key, group.certify(Subject(key.public, "keyholder", key.id))) as credentials:
+        met, errors = asyncio.run(_first(peers, credentials, greet, JOIN_TIMEOUT_S - 2))
+    for error in errors if not met else ():
+        if isinstance(error, Unreachable) and error.refused_name:
+            raise Unreachable(f"{error.message} The group's name or the password is wrong.", "Check both; capitals count.")
+        if isinstance(error, RemoteError):
+            raise error
+    return bool(met)
 
 
-async def _ask_to_join(home: Home, invite: Invite, key: SigningKey, name: str) -> JoinAnswer:
+def _ask_to_join(home: Home, invite: Invite, key: SigningKey, name: str) -> JoinAnswer:
     """The answer of the first member that lets us in."""
     proof, signature = sign_request(invite.key, key)
     request = JoinRequest(invite.certificate, key.public, proof, signature, safe_name(name, "computer"))
+
+    async def ask(connection: Connection) -> JoinAnswer:
+        return await connection.call("POST", "/v1/join", JoinAnswer, request, timeout_s=JOIN_TIMEOUT_S)
+
     with _borrowed(home, invite.group_certificate, invite.server_name, invite.key, invite.certificate) as credentials:
-        context = client_context(credentials)
-        errors: list[TinyP2PError] = []
-
-        async def one(address: str) -> JoinAnswer | None:
-            try:
-                connection = await connect(*wire.split_address(address), context, invite.server_name)
-                _must_be_member(connection)
-                try:
-                    return await connection.call("POST", "/v1/join", JoinAnswer, request, timeout_s=JOIN_TIMEOUT_S)
-                finally:
-                    connection.close()
-            except TinyP2PError as error:
-                errors.append(error)
-                return None
-
-        tasks = [asyncio.create_task(one(address)) for address in invite.addresses]
-        try:
-            async with asyncio.timeout(JOIN_TIMEOUT_S - 1):
-                for done in asyncio.as_completed(tasks):
-                    answer = await done
-                    if answer is not None:
-                        return answer
-        except TimeoutError:
-            pass
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-    raise _why_not_in(invite, errors)
+        answer, errors = asyncio.run(_first(invite.addresses, credentials, ask, JOIN_TIMEOUT_S - 1))
+    if answer is None:
+        raise _why_not_in(invite, errors)
+    return answer
 
 
 def _why_not_in(invite: Invite, errors: list[TinyP2PError]) -> TinyP2PError:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -33,31 +33,22 @@ class Operations:
         self.node = node
         self.people = People(node)
 
-    async def run(self, operation: str, request: dict[str, Any]) -> AsyncIterator[Event]:
+    def run(self, operation: str, request: Event) -> AsyncIterator[Event]:
         """The events of an operation; raises UsageError for one that does not exist."""
-        method = {
-            "share": self.share,
-            "unshare": self.unshare,
-            "code": self.code,
-            "find": self.find,
-            "ls": self.ls,
-            "get": self.get,
-            "status": self.status,
-            **self.people.operations(),
-        }.get(operation)
-        if method is None:
+        mine = (self.share, self.unshare, self.code, self.find, self.ls, self.get, self.status)
+        named = {method.__name__: method for method in mine} | self.people.operations()
+        if operation not in named:
             raise UsageError(f"There is no operation {operation}.", "Is the running member of another version? Start it anew.")
-        async for event in method(request):
-            yield event
+        return named[operation](request)
 
     # --- shares -----------------------------------------------------------------------------------------------------
-    async def share(self, request: dict[str, Any]) -> AsyncIterator[Event]:
+    async def share(self, request: Event) -> AsyncIterator[Event]:
         """Offer folders from now on; an event for each once it has been scanned."""
         for share in self.offer(request):
             async for event in self.scanned(share):
                 yield event
 
-    def offer(self, request: dict[str, Any]) -> list[OwnShare]:
+    def offer(self, request: Event) -> list[OwnShare]:
         """Begin to share folders, or change who may see them: all of a request or, with an error, nothing."""
         node = self.node
         if not node.is_member:
@@ -70,12 +61,12 @@ class Operations:
 
     async def scanned(self, share: OwnShare) -> AsyncIterator[Event]:
         """A `shared` event once the share has been looked through, or has taken long."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(SCAN_WAIT_S):
                 await share.scanned.wait()
-        except TimeoutError:
-            pass
-        yield await self.shared(share)
+        state = await self._state(share.name, share.folder, share.audience, share)
+        told = {name: state[name] for name in ("share", "folder", "audience", "files", "bytes", "left_out")}
+        yield {"event": "shared", **told, "scanned": share.scanned.is_set()}
 
     def _begin(self, folder: str, name: str | None, audience: list[MemberId] | None) -> OwnShare:
         """Start or change one share and remember it."""
@@ -97,22 +88,30 @@ class Operations:
             node.shares.set_audience(share, audience)
         return share
 
-    async def shared(self, share: OwnShare) -> Event:
-        """A `shared` event."""
+    async def _state(self, name: str, folder: str, audience: Iterable[MemberId], own: OwnShare | None) -> Event:
+        """How a share of mine stands, offered just now (`own`) or not."""
         names = self.node.search.names()
-        files, size, _ = await asyncio.to_thread(self.node.local.totals, share.name)
+        files, size, hashed = await asyncio.to_thread(self.node.local.totals, name)
         return {
-            "event": "shared",
-            "share": share.name,
-            "folder": share.folder,
-            "audience": [names.get(member, member) for member in share.audience],
+            "share": name,
+            "folder": folder,
+            "audience": [names[member] for member in audience],
             "files": files,
             "bytes": size,
-            "left_out": sum(share.left_out.values()),
-            "scanned": share.scanned.is_set(),
+            "hashed": hashed,
+            "left_out": sum(own.left_out.values()) if own else 0,
+            "unreadable": sum(own.unreadable.values()) if own else 0,
+            "away": own is not None and own.away,
+            "watching": own.watching if own else "",
         }
 
-    async def unshare(self, request: dict[str, Any]) -> AsyncIterator[Event]:
+    async def _states(self) -> list[Event]:
+        """Of my shares, or of those that would be offered if a member ran."""
+        offered = [(share.name, share.folder, share.audience, share) for share in self.node.shares.own.values()]
+        kept = [(item["name"], item["folder"], item.get("with", []), None) for item in self.node.home.settings().get("shares", [])]
+        return [await self._state(*share) for share in offered or kept]
+
+    async def unshare(self, request: Event) -> AsyncIterator[Event]:
         """Offer a share no longer, at once; tells who has seen and fetched what."""
         node = self.node
         settings = node.home.settings()
@@ -127,31 +126,26 @@ class Operations:
         node.keep_served()
         rows = await node.index.in_turn(node.notes.served, found["name"])
         names = node.search.names()
-        if found["name"] in node.shares.own:
-            await node.shares.remove(found["name"])
-        else:
-            await node.shares.forget(found["name"])
+        await node.shares.remove(found["name"])
         await node.gossip.told()
         event = {
             "event": "unshared",
             "share": found["name"],
             "folder": found["folder"],
-            "listed_by": [names.get(MemberId(member), member) for member, _, _ in rows],
-            "fetched_by": [{"name": names.get(MemberId(member), member), "files": files, "bytes": size} for member, files, size in rows if files],
+            "listed_by": [names[MemberId(member)] for member, _, _ in rows],
+            "fetched_by": [{"name": names[MemberId(member)], "files": files, "bytes": size} for member, files, size in rows if files],
         }
         node.notices.put_nowait(event)
         yield event
 
-    async def code(self, _request: dict[str, Any]) -> AsyncIterator[Event]:
+    def code(self, _request: Event) -> AsyncIterator[Event]:
         """Codes that let somebody in, shown until one was used."""
         from .pairing import show_codes  # what codes need takes a while to load
 
-        async with aclosing(show_codes(self.node)) as events:
-            async for event in events:
-                yield event
+        return show_codes(self.node)
 
     # --- finding and getting ----------------------------------------------------------------------------------------
-    async def find(self, request: dict[str, Any]) -> AsyncIterator[Event]:
+    async def find(self, request: Event) -> AsyncIterator[Event]:
         """All entries that match, from the local index."""
         wish = Wish(request.get("patterns") or [], request.get("regex"), request.get("member"), request.get("cid"))
         search, names, limit = self.node.search, self.node.search.names(), request.get("limit")
@@ -163,14 +157,14 @@ class Operations:
                 matches += 1
         yield search.summary(matches, wish)
 
-    async def ls(self, request: dict[str, Any]) -> AsyncIterator[Event]:
+    async def ls(self, request: Event) -> AsyncIterator[Event]:
         """All shares, or what lies in one folder."""
         node = self.node
         names, text = node.search.names(), request.get("place")
         if not text:
-            keys = sorted((key for key in node.members.shares if node.search.is_visible(key)), key=lambda key: (names.get(key.member, ""), key.share))
+            keys = sorted((key for key in node.members.shares if node.search.is_visible(key)), key=lambda key: (names[key.member], key.share))
             for key in keys:
-                yield self._share(key, names)
+                yield self._share(key, names[key.member])
             yield node.search.summary(len(keys))
             return
         key, path = self._place(text)
@@ -179,14 +173,13 @@ class Operations:
             entry = await asyncio.to_thread(node.catalogs.entry, key, path)
             entries = [entry] if entry is not None and entry.type != "d" else []
             if entry is None:
-                raise NothingMatched(f"There is no {path} in {names.get(key.member)}:{key.share}.", "See: tinyp2p ls")
+                raise NothingMatched(f"There is no {path} in {names[key.member]}:{key.share}.", "See: tinyp2p ls")
         for entry in entries:
             yield node.search.event(key, entry, names)
         yield node.search.summary(len(entries) or 1)
 
-    def _share(self, key: ShareKey, names: dict[MemberId, str]) -> Event:
+    def _share(self, key: ShareKey, name: str) -> Event:
         record, state = self.node.members.shares[key].record, self.node.catalogs.state(key)
-        name = names.get(key.member, key.member)
         return {
             "event": "share",
             "place": f"{name}:{key.share}",
@@ -214,17 +207,16 @@ class Operations:
                 return key, place.path
         raise NothingMatched(f"{place.member} has no share {place.share}.", "See what there is: tinyp2p ls")
 
-    async def get(self, request: dict[str, Any]) -> AsyncIterator[Event]:
+    def get(self, request: Event) -> AsyncIterator[Event]:
         """Fetch what matches into a folder."""
         try:
             wanted = msgspec.convert({key: value for key, value in request.items() if value is not None}, Request)
         except msgspec.ValidationError as error:
             raise UsageError(f"This get cannot be understood: {error}.") from error
-        async for event in self.node.getting.run(wanted):
-            yield event
+        return self.node.getting.run(wanted)
 
     # --- status -----------------------------------------------------------------------------------------------------
-    async def status(self, _request: dict[str, Any]) -> AsyncIterator[Event]:
+    async def status(self, _request: Event) -> AsyncIterator[Event]:
         """What is going on."""
         node = self.node
         names = node.search.names()
@@ -240,10 +232,10 @@ class Operations:
             "let_in": self._let_in(names),
             "online": sum(node.search.is_online(member) for member in others),
             "members": len(others) + 1,
-            "shares": [await self._own(share) for share in node.shares.own.values()] or await self._remembered(),
+            "shares": await self._states(),
             "peers": [{"address": address, "state": self._peer_state(address, state)} for address, state in node.gossip.peer_states.items()],
             "transfers": [{"path": job.target.path, **job.progress()} for job in node.getting.running],
-            "uploads": [{"name": names.get(member, member), "bytes": size} for member, size in node.content.uploaded.items() if size],
+            "uploads": [{"name": names[member], "bytes": size} for member, size in node.content.uploaded.items() if size],
             "running": node.is_member,
             "warnings": node.warnings(),
         }
@@ -260,34 +252,3 @@ class Operations:
     def _peer_state(self, address: str, state: str) -> str:
         reached = any(self.node.search.is_online(member) for member, at in self.node.dialer.working.items() if at == address)
         return "answers" if reached else state
-
-    async def _own(self, share: OwnShare) -> Event:
-        files, size, hashed = await asyncio.to_thread(self.node.local.totals, share.name)
-        shared = await self.shared(share)
-        return {
-            **{key: shared[key] for key in ("share", "folder", "audience", "left_out")},
-            "files": files,
-            "bytes": size,
-            "hashed": hashed,
-            "unreadable": sum(share.unreadable.values()),
-            "away": share.away,
-            "watching": share.watching,
-        }
-
-    async def _remembered(self) -> list[Event]:
-        """Shares that would be offered if a member ran."""
-        kept = self.node.home.settings().get("shares", [])
-        names = self.node.search.names()
-        totals = [await asyncio.to_thread(self.node.local.totals, str(item["name"])) for item in kept]
-        return [
-            {
-                "share": item["name"],
-                "folder": item["folder"],
-                "audience": [names.get(member, member) for member in item.get("with", [])],
-                "files": files,
-                "bytes": size,
-                "hashed": hashed,
-            }
-            | {"left_out": 0, "unreadable": 0, "away": False, "watching": ""}
-            for item, (files, size, hashed) in zip(kept, totals, strict=True)
-        ]

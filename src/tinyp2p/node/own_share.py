@@ -1,6 +1,6 @@
-"""One share of mine kept in step with its folder: when to look, what counts as away, what was left out.
+"""One share of mine kept in step with its folder: when to look, to hash and to publish, what counts as away, what was left out.
 
-What is found is disk/scan.py, what is stored disk/local.py; hashing and publishing for all shares is shares.py.
+What is found is disk/scan.py, what is stored disk/local.py; what is signed for others shares.py.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
+from ..disk.hasher import Hasher
 from ..disk.local import Applied, Local
 from ..disk.scan import Folder, Ignore, root_identity, scan_folder, walk
 from ..disk.watch import WatchFailed, watch
 from ..errors import LocalError
-from ..limits import CID_BATCH_FIRST_S, FULL_SCAN_S, POLL_SCAN_S, PUBLISH_INTERVAL_S, RESCAN_AGAIN_S
+from ..limits import CID_BATCH_FIRST_S, CID_BATCH_MAX_S, FULL_SCAN_S, MIB, POLL_SCAN_S, PUBLISH_INTERVAL_S, RESCAN_AGAIN_S
 from ..model import MemberId
 
 log = logging.getLogger(__name__)
@@ -27,12 +28,22 @@ RESCAN_REST_MAX_S = 1.0
 WALK_AGAIN_S = 15.0
 
 
-@dataclass(frozen=True, slots=True)
-class Rest:
-    """When a file that could not be hashed is tried again; each time it fails it waits longer."""
+HASH_FILES = 512
+HASH_BYTES = 64 * MIB
 
-    due_s: float
+
+@dataclass(slots=True)
+class Pace:
+    """When something is due again: each time after twice as long."""
+
     wait_s: float
+    due_s: float = 0.0
+
+    def is_due(self) -> bool:
+        return time.monotonic() >= self.due_s
+
+    def wait(self) -> None:
+        self.due_s, self.wait_s = time.monotonic() + self.wait_s, min(self.wait_s * 2, CID_BATCH_MAX_S)
 
 
 @dataclass(slots=True)
@@ -43,7 +54,7 @@ class OwnShare:
     folder: str
     audience: list[MemberId]
     local: Local
-    on_change: Callable[[], None]
+    hasher: Hasher
     publish: Callable[[OwnShare], Awaitable[object]]
     may_watch: Callable[[OwnShare], bool]
     away: bool = False
@@ -52,39 +63,36 @@ class OwnShare:
     folders: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
     unreadable: dict[str, int] = field(default_factory=dict)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    paths: Pace = field(default_factory=lambda: Pace(PUBLISH_INTERVAL_S))
+    cids: Pace = field(default_factory=lambda: Pace(CID_BATCH_FIRST_S))
+    publishing: asyncio.Lock = field(default_factory=asyncio.Lock)
     hash_wanted: bool = True
-    hashed_beyond: int = 0
-    hash_began_s: float = 0.0
-    resting: dict[str, Rest] = field(default_factory=dict)
-    paths_due_s: float = 0.0
-    paths_wait_s: float = PUBLISH_INTERVAL_S
-    cids_due_s: float = 0.0
-    cids_wait_s: float = CID_BATCH_FIRST_S
+    resting: dict[str, Pace] = field(default_factory=dict)
     marked: set[str] = field(default_factory=set)
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     too_many: asyncio.Event = field(default_factory=asyncio.Event)
-    ended: bool = False
     identity: tuple[int, int] | None = None
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
-    publishing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     ignore: Ignore | None = None
+    tasks: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
+
+    def on_change(self) -> None:
+        """Something may have to be hashed and published."""
+        self.hash_wanted = True
+        self.changed.set()
 
     def mark(self, folders: Iterable[str]) -> None:
         """These folders are to be looked at again, soon."""
         self.marked.update(folders)
         self.woken.set()
 
-    def mark_from_thread(self, folders: Iterable[str]) -> None:
-        self.loop.call_soon_threadsafe(self.mark, folders)
-
     async def run(self) -> None:
         """Keep the share in step with its folder until cancelled."""
         self.identity = await self.local.index.in_turn(self.local.root_of, self.name)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._watch())
-            tasks.create_task(self._rescan())
-            tasks.create_task(self._walk_hourly())
+        async with self.tasks:
+            for work in (self._watch(), self._rescan(), self._walk_hourly(), self._publish_changes(), self._hash()):
+                self.tasks.create_task(work)
 
     # --- when -------------------------------------------------------------------------------------------------------
     async def _watch(self) -> None:
@@ -178,20 +186,13 @@ class OwnShare:
                 if not self.is_away():
                     self.unreadable[""] = 1
                     self.ignore = None  # so that the next look at the root becomes a walk
-                    self.loop.call_later(WALK_AGAIN_S, self._walk_later, [""])
+                    self.tasks.create_task(self._mark_later(WALK_AGAIN_S, [""]))
             if not self.scanned.is_set():
-                await self._first_walk_ended()
+                self.paths = Pace(0)  # who is told that a folder is shared shall find it
+                await self._try_to_publish()
+                self.scanned.set()
             self.on_change()
         self._check_watch()
-
-    async def _first_walk_ended(self) -> None:
-        """Who is told that a folder is shared shall find it."""
-        self.paths_due_s = 0.0
-        try:
-            await self.publish(self)
-        except LocalError as error:
-            log.warning("share not published share=%s error=%s", self.name, error)
-        self.scanned.set()
 
     async def _walk_all(self) -> None:
         self.ignore = None  # where the rules cannot be read, nothing is looked at: guessing would share too much
@@ -224,31 +225,86 @@ class OwnShare:
         looked = await asyncio.to_thread(_look, self.folder, folders, self.ignore)
         if self.is_away():
             return ()
-        for folder, problem in looked:
-            if isinstance(problem, FileNotFoundError):
-                await self._folder_gone(folder)
-            elif isinstance(problem, OSError):
-                log.info("folder not read share=%s folder=%r error=%s", self.name, folder, problem)
-                self.unreadable[folder] = 1
-        batch = [(folder, found) for folder, found in looked if isinstance(found, Folder)]
+        for folder in [folder for folder, found in looked if found is None]:
+            self._forget_counts([folder])
+            if await self.local.index.in_turn(self.local.folder_gone, self.name, folder):
+                self.on_change()
+        batch = [(folder, found) for folder, found in looked if found is not None]
         applied = await self.local.index.in_turn(self.local.apply_folders, self.name, batch)
         self._count(batch, applied)
         new = [folder for each in applied for folder in each.new_folders]
         if new:
             await self._walk(*new)
-            self.loop.call_later(RESCAN_AGAIN_S, self._walk_later, new)
+            self.tasks.create_task(self._mark_later(RESCAN_AGAIN_S, new))
         if any(each.changed for each in applied):
             self.on_change()
         return tuple(f"{folder}/" for folder in new)
 
-    async def _folder_gone(self, folder: str) -> None:
-        self._forget_counts([folder])
-        if await self.local.index.in_turn(self.local.folder_gone, self.name, folder):
-            self.on_change()
+    async def _mark_later(self, after_s: float, folders: list[str]) -> None:
+        await asyncio.sleep(after_s)
+        self.mark(below for folder in folders for below in (folder, *self.local.folders_below(self.name, folder)))
 
-    def _walk_later(self, folders: list[str]) -> None:
-        if not self.ended:
-            self.mark(below for folder in folders for below in (folder, *self.local.folders_below(self.name, folder)))
+    # --- publishing and hashing -------------------------------------------------------------------------------------
+    async def _publish_changes(self) -> None:
+        """New and removed paths at most once a second, content ids in growing batches."""
+        while True:
+            await self.changed.wait()
+            self.changed.clear()
+            await self._try_to_publish()
+            await asyncio.sleep(PUBLISH_INTERVAL_S)
+
+    async def _try_to_publish(self) -> None:
+        try:
+            await self.publish(self)
+        except LocalError as error:
+            log.warning("share not published share=%s error=%s", self.name, error)
+            self.changed.set()
+
+    async def _hash(self) -> None:
+        """Hash in the background what has no content id yet; what could not be hashed is tried again ever less often."""
+        while True:
+            await asyncio.sleep(PUBLISH_INTERVAL_S / 4)
+            is_due = self.hash_wanted or any(rest.is_due() for rest in self.resting.values())
+            if is_due and self.scanned.is_set() and not self.away:
+                try:
+                    await self._hash_all()
+                except LocalError as error:
+                    log.warning("content ids not kept share=%s error=%s", self.name, error)
+                    self.hash_wanted = True
+
+    async def _hash_all(self) -> None:
+        """Once through all files without a content id; at the end publish without waiting for the batch."""
+        self.hash_wanted, began_s, beyond = False, time.monotonic(), 0
+        while not self.away and (rows := await asyncio.to_thread(self.local.unhashed, self.name, HASH_FILES, beyond)):
+            batch: list[str] = []
+            size = 0
+            for row, path, file_size in rows:
+                if batch and size + file_size > HASH_BYTES:
+                    break
+                beyond = row
+                if path not in self.resting or self.resting[path].is_due():
+                    batch.append(path)
+                    size += file_size
+            if batch:
+                await self._hash_batch(batch)
+        # What was due and not tried is there no more.
+        self.resting = {path: rest for path, rest in self.resting.items() if rest.due_s > began_s}
+        if beyond:
+            self.cids = Pace(CID_BATCH_FIRST_S)
+            self.changed.set()
+
+    async def _hash_batch(self, batch: list[str]) -> None:
+        results = dict(zip(batch, await self.hasher.hash_many(self.folder, batch), strict=True))
+        done = [(path, result) for path, result in results.items() if result is not None]
+        await self.local.index.in_turn(self.local.hashed, self.name, done)
+        for path, result in results.items():
+            if result is not None:
+                self.resting.pop(path, None)
+            else:
+                self.resting.setdefault(path, Pace(CID_BATCH_FIRST_S)).wait()
+                self.mark({path.rpartition("/")[0]})
+        if self.cids.is_due():
+            self.changed.set()
 
     # --- counting ---------------------------------------------------------------------------------------------------
     def _count(self, batch: list[tuple[str, Folder]], applied: list[Applied]) -> None:
@@ -268,13 +324,16 @@ class OwnShare:
                 del counts[folder]
 
 
-def _look(root: str, folders: list[str], ignore: Ignore) -> list[tuple[str, Folder | OSError]]:
-    found: list[tuple[str, Folder | OSError]] = []
+def _look(root: str, folders: list[str], ignore: Ignore) -> list[tuple[str, Folder | None]]:
+    """What lies in some folders; None: it is there no more."""
+    found: list[tuple[str, Folder | None]] = []
     for folder in folders:
         try:
             found.append((folder, scan_folder(root, folder, ignore)))
-        except OSError as error:
-            found.append((folder, error))
+        except FileNotFoundError:
+            found.append((folder, None))
+        except OSError:
+            found.append((folder, Folder([], 0, 1)))
     return found
 
 

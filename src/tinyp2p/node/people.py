@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import NothingMatched, Refused, UsageError
 from ..limits import INVITE_DAYS
 from ..model import MemberId, Role, ShareKey
-from .search import time_text
+from .search import Names, time_text
 
 if TYPE_CHECKING:
     from .node import Node
@@ -73,7 +73,7 @@ class People:
                 "id": kept.id,
                 "role": kept.role,
                 "uses": kept.uses,
-                "used_by": sorted(names.get(MemberId(member), member) for member in came),
+                "used_by": sorted(names[MemberId(member)] for member in came),
                 "made": time_text(kept.made_s),
                 "expires": time_text(kept.expires),
                 "state": state,
@@ -134,7 +134,7 @@ class People:
         if node.members.keyholders() == [node.me] and node.gossip.others() and not request.get("force"):
             raise Refused("Only this computer can let people in; without it nobody could.", "First: tinyp2p promote NAME. Or insist with --force.")
         for name in [str(item["name"]) for item in node.home.settings().get("shares", [])]:
-            await (node.shares.remove(name) if name in node.shares.own else node.shares.forget(name))
+            await node.shares.remove(name)
         node.sign_record(left=True)
         await node.gossip.told()
         yield {"event": "left_group", "group": node.group.name}
@@ -147,7 +147,7 @@ class People:
         for member in sorted(names, key=lambda member: (member != self.node.me, not self.node.search.is_online(member), names[member])):
             yield self._event(member, names, seen.get(member))
 
-    def _event(self, member: MemberId, names: dict[MemberId, str], seen: float | None) -> Event:
+    def _event(self, member: MemberId, names: Names, seen: float | None) -> Event:
         node, now = self.node, time.time()
         known, itself = node.members.members[member], member == node.me
         latency_s = node.gossip.presence.latency_s.get(member)

@@ -29,6 +29,13 @@ class Wish:
         return not self.patterns and self.regex is None and self.cid is None and self.member is None
 
 
+class Names(dict[MemberId, str]):
+    """Each member's display name; of one that is not known any more its id."""
+
+    def __missing__(self, member: MemberId) -> str:
+        return member
+
+
 class Search:
     def __init__(self, me: MemberId, members: Members, catalogs: Catalogs, presence: Presence) -> None:
         self.me = me
@@ -37,12 +44,10 @@ class Search:
         self.presence = presence
 
     # --- names ------------------------------------------------------------------------------------------------------
-    def names(self) -> dict[MemberId, str]:
-        """Each member's display name; the first holder of a name keeps it."""
-        mine = [(self.me, self.members.members[self.me].record.name)] if self.me in self.members.members else []
-        return display_names(
-            mine + [(member, known.record.name) for member, known in self.members.members.items() if member != self.me and not known.record.left]
-        )
+    def names(self) -> Names:
+        """Each member's display name; the first holder of a name keeps it, above all this one."""
+        here = [(member, known.record.name) for member, known in self.members.members.items() if member == self.me or not known.record.left]
+        return Names(display_names(sorted(here, key=lambda pair: pair[0] != self.me)))
 
     def members_named(self, text: str) -> list[MemberId]:
         """The members that a user means by a name or an id (or its beginning); raises NothingMatched."""
@@ -94,14 +99,13 @@ class Search:
         return Place(members[0], place.share, place.path) if self.is_visible(ShareKey(members[0], place.share)) else None
 
     # --- events -----------------------------------------------------------------------------------------------------
-    def event(self, key: ShareKey, entry: Entry, names: dict[MemberId, str]) -> dict[str, object]:
+    def event(self, key: ShareKey, entry: Entry, names: Names) -> dict[str, object]:
         """An `entry` event of the local API."""
-        name = names.get(key.member, key.member)
         return {
             "event": "entry",
-            "place": str(Place(name, key.share, entry.path)),
+            "place": str(Place(names[key.member], key.share, entry.path)),
             "member": key.member,
-            "name": name,
+            "name": names[key.member],
             "share": key.share,
             "path": entry.path,
             "type": TYPE_NAMES[entry.type],
@@ -114,30 +118,27 @@ class Search:
 
     def summary(self, matches: int, wish: Wish | None = None) -> dict[str, object]:
         """The `summary` event: how much was searched, and which lists are old or not all here."""
-        names = self.names()
-        states = {state.key: state for state in self.catalogs.states() if self.is_visible(state.key)}
-        missing = {key.member for key in self.members.shares if self.is_visible(key) and (key not in states or not states[key].complete)}
-        old = {key: state for key, state in states.items() if key.member != self.me and self._is_stale(key, state.version)}
+        names, visible = self.names(), {key for key in self.members.shares if self.is_visible(key)}
+        states = {state.key: state for state in self.catalogs.states() if state.key in visible}
+        missing = {key.member for key in visible if key not in states or not states[key].complete}
+        others = [state for key, state in states.items() if key.member != self.me]
         stale: dict[str, float] = {}
-        for key, state in old.items():
-            name = names.get(key.member, key.member)
-            stale[name] = min(state.as_of, stale.get(name, state.as_of))
-        entries = sum(state.entries for state in states.values())
-        sharing = {key.member for key in self.members.shares if self.is_visible(key)}
-        as_of = min((state.as_of for state in states.values() if state.as_of and state.key.member != self.me), default=0.0)
+        for state in others:
+            if not self.is_online(state.key.member) or state.version < self.members.shares[state.key].record.version:
+                name = names[state.key.member]
+                stale[name] = min(state.as_of, stale.get(name, state.as_of))
+        entries, sharing = sum(state.entries for state in states.values()), {key.member for key in visible}
+        as_of = min((state.as_of for state in others if state.as_of), default=0.0)
         return {
             "event": "summary",
             "matches": matches,
             "entries": entries,
             "members": len(sharing),
-            "incomplete": sorted(names.get(member, member) for member in missing),
+            "incomplete": sorted(names[member] for member in missing),
             "stale": [{"name": name, "as_of": time_text(at)} for name, at in sorted(stale.items())],
             "as_of": time_text(as_of) if as_of else None,
             "hint": "" if matches else self._why_nothing(wish, entries, len(sharing)),
         }
-
-    def _is_stale(self, key: ShareKey, version: int) -> bool:
-        return not self.is_online(key.member) or version < self.members.shares[key].record.version
 
     def _why_nothing(self, wish: Wish | None, entries: int, members: int) -> str:
         if len(self.members.members) <= 1:
