@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from statistics import median
+
 from .figures import Bars, Goal, Outcome, Row, Run, amount, memory, rate, seconds
 from .files import make_file, make_tree, place
 from .process import GIB, Cost
@@ -57,29 +60,19 @@ def _goals(outcome: Outcome, row: Row, first: bool) -> None:
         Goal(1, outcome.title, "at least 1.0 x nginx → curl", figure, "nginx TLS 1.3 → curl -o", None if ratio is None else ratio >= 1.0)
     )
 
-    def cpu(which: str, limit: float) -> None:
-        value = row.per_gib(lambda cost: getattr(cost, which)) if row.costs else None
-        side = "getter" if which == "getter_cpu_s" else "source"
-        figure = "-" if value is None else f"{value:.2f} s"
-        outcome.goals.append(
-            Goal(
-                6,
-                f"CPU of the {side} per GiB, start-up included",
-                f"at most {limit} s",
-                figure,
-                "absolute",
-                None if value is None else value <= limit,
-            )
-        )
+    def cpu(side: str, which: Callable[[Cost], float], limit: float) -> None:
+        value = row.per_gib(which) if row.costs else None
+        figure, met = ("-", None) if value is None else (f"{value:.2f} s", value <= limit)
+        outcome.goals.append(Goal(6, f"CPU of the {side} per GiB, start-up included", f"at most {limit} s", figure, "absolute", met))
 
-    cpu("getter_cpu_s", 2.4)
-    cpu("source_cpu_s", 1.8)
+    cpu("getter", lambda cost: cost.getter_cpu_s, 2.4)
+    cpu("source", lambda cost: cost.source_cpu_s, 1.8)
 
 
 def sources(run: Run) -> Outcome:
     """The same from three sources on this machine."""
     size = run.sizes.large
-    outcome = Outcome("sources", f"One file of {amount(size)} from three sources on this machine", head=HEAD[:3] + ["x single source", *HEAD[4:]])
+    outcome = Outcome("sources", f"One file of {amount(size)} from three sources on this machine", head=[*HEAD[:3], "x single source", *HEAD[4:]])
     with place(3 * size + GIB) as where:
         source = where.folder("source")
         make_file(source / "large.bin", size, "sources")
@@ -111,18 +104,14 @@ def many(run: Run) -> Outcome:
         if row.problem or not row.costs:
             outcome.rows.append([row.name, row.problem or "not run", "", "", ""])
             continue
-        ratio = f"{row.slowness:.2f}" if row.references else "-"
-        outcome.rows.append([row.name, seconds(row.seconds), ratio, _cpu(row, "getter_cpu_s"), _cpu(row, "source_cpu_s")])
+        told = f"{row.slowness:.2f}" if row.references else "-"
+        sides = [cost.getter_cpu_s for cost in row.costs], [cost.source_cpu_s for cost in row.costs]
+        outcome.rows.append([row.name, seconds(row.seconds), told, *(f"{median(side):.2f}" for side in sides)])
     ours = rows[peers[0].name]
     ratio = ours.slowness if ours.references else None
     figure = f"{ratio:.2f} x" if ratio is not None else ours.problem or "-"
     met = None if ratio is None else ratio <= 1.2
     outcome.goals = [Goal(3, outcome.title, "at most 1.2 x the time of rsync", figure, "rsync over ssh (aes-gcm)", met)]
-    told = [(row.name, row.slowness) for row in rows.values() if row.costs and row.references]
-    outcome.bars = [Bars(f"{count:,} files of {amount(size)}: time, rsync over ssh = 1", "x", told, 1.2, less_is_better=True)]
+    drawn = [(row.name, row.slowness) for row in rows.values() if row.costs and row.references]
+    outcome.bars = [Bars(f"{count:,} files of {amount(size)}: time, rsync over ssh = 1", "x", drawn, 1.2, less_is_better=True)]
     return outcome
-
-
-def _cpu(row: Row, which: str) -> str:
-    values: list[Cost] = sorted(row.costs, key=lambda cost: getattr(cost, which))
-    return f"{getattr(values[len(values) // 2], which):.2f}"

@@ -71,7 +71,7 @@ class Member:
 
         def done() -> bool:
             shares = self.one("status", "status")["shares"]
-            return bool(shares) and shares[0]["hashed"] >= files
+            return bool(shares and shares[0]["hashed"] >= files)
 
         self.wait_for(done, f"{files} files hashed", timeout_s, 0.3)
 
@@ -95,6 +95,10 @@ class Member:
                 if done():
                     return
             raise BenchError(f"{self.name} did not learn of {files} files")
+
+    def meets(self, members: int) -> None:
+        """Wait until that many members, itself among them, are online as it sees it."""
+        self.wait_for(lambda: sum(bool(each["online"]) for each in self.ask("members")) >= members, "all are online", pause_s=0.3)
 
     def stop(self) -> None:
         if self.process is not None:
@@ -135,7 +139,7 @@ class Member:
         return cost
 
     def begin_get(self, target: Path, *what: str | Path, tell: bool = True) -> Getter:
-        options = ["-o", target, "--yes", *(["--json"] if tell else [])]
+        options: list[str | Path] = ["-o", target, "--yes", *(["--json"] if tell else [])]
         return Getter(self.command("get", *what, *options), self.place.log(f"get-{self.name}"), self.environment)
 
 

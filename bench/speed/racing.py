@@ -46,7 +46,7 @@ class Ours(Peer):
         if not self.alone:
             self.place.path.joinpath("nothing").mkdir(exist_ok=True)
             self.getter.share(self.place.path / "nothing")
-            self.getter.wait_for(lambda: sum(each["online"] for each in self.getter.ask("members")) > self.count, "all are online", pause_s=0.2)
+            self.getter.meets(self.count + 1)
         try:
             what = f"{self.sources[0].name}:{self.source.name}/" if self.count == 1 else f"{self.source.name}/"
             return self.getter.get(target, what, sources=self.sources, tell=self.tell)

@@ -13,6 +13,22 @@ from .figures import Goal, Outcome
 from .install import Found
 from .process import GIB
 
+METHOD = """
+## How it is measured
+- Real processes, as installed, all on this machine over loopback (uplink: in network namespaces), on the same files in memory, in turn
+  within each round. Ratios are taken within a round, against a run of the reference just before, and then the median of them. Absolute
+  figures hold for this machine only.
+- Time is wall clock from the start of the getter's command until the file is in place, start-up of the program included. Syncthing has no
+  such command: its time begins with the unpausing of the folder in a process that runs and is connected. What comes before a transfer is in
+  nobody's time: hashing, scanning, making a torrent, packing a folder, joining the group.
+- Each fetch goes into a fresh folder and is compared byte by byte with the original afterwards. tinyp2p's home is put back each time to
+  what it was before its first fetch.
+- CPU is that of all processes of a side, user and system. Memory is the most that the largest process of a side held (VmHWM); libtorrent
+  maps files, which counts there.
+- nginx, curl, aria2 and tinyp2p use TLS 1.3; rsync goes over ssh with aes128-gcm; magic-wormhole and Syncthing encrypt; libtorrent here
+  does not.
+""".strip().splitlines()
+
 
 @dataclass(frozen=True)
 class About:
@@ -62,14 +78,7 @@ def markdown(outcomes: Sequence[Outcome], found: Found, about: About, chart: str
         "## Goals",
         *goals_table([goal for outcome in outcomes for goal in outcome.goals]),
         "",
-        "## How it is measured",
-        "- Real processes, as installed, all on this machine over loopback (uplink: in network namespaces), on the same files in memory, in turn within each round. "
-        "Ratios are taken within a round, against a run of the reference just before, and then the median of them. Absolute figures hold for this machine only.",
-        "- Time is wall clock from the start of the getter's command until the file is in place, start-up of the program included. Syncthing has no such command: its time begins "
-        "with the unpausing of the folder in a process that runs and is connected. What comes before a transfer is in nobody's time: hashing, scanning, making a torrent, packing a folder, joining the group.",
-        "- Each fetch goes into a fresh folder and is compared byte by byte with the original afterwards. tinyp2p's home is put back each time to what it was before its first fetch.",
-        "- CPU is that of all processes of a side, user and system. Memory is the most that the largest process of a side held (VmHWM); libtorrent maps files, which counts there.",
-        "- nginx, curl, aria2 and tinyp2p use TLS 1.3; rsync goes over ssh with aes128-gcm; magic-wormhole and Syncthing encrypt; libtorrent here does not.",
+        *METHOD,
         "",
     ]
     for outcome in outcomes:

@@ -119,7 +119,7 @@ class Syncthing(Peer):
             self.to.process.wait_for(self._whole, "Syncthing has it all", 600, 0.01 if len(self.names) == 1 else 0.1)
             seconds = time.monotonic() - began_s
             spent = [cpu_s(pid) - each for pid, each in zip(pids, before, strict=True)]
-            cost = Cost(seconds, *spent, *map(tree_peak_bytes, pids))
+            cost = Cost(seconds, spent[0], spent[1], tree_peak_bytes(pids[0]), tree_peak_bytes(pids[1]))
         finally:
             self.to.process.stop()
             self.processes.remove(self.to.process)

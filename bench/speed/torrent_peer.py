@@ -11,7 +11,7 @@ import os
 import sys
 import time
 
-import libtorrent as lt  # type: ignore[import-not-found]
+import libtorrent as lt
 
 ALERTS = lt.alert.category_t.status_notification | lt.alert.category_t.error_notification | lt.alert.category_t.storage_notification
 
