@@ -71,7 +71,7 @@ class Member:
 
         def done() -> bool:
             shares = self.one("status", "status")["shares"]
-            return bool(shares and shares[0]["hashed"] >= files)
+            return any(int(each["hashed"]) >= files for each in shares)
 
         self.wait_for(done, f"{files} files hashed", timeout_s, 0.3)
 

@@ -31,7 +31,7 @@ class Device:
         self.id = run(["syncthing", "--home", self.home, "--device-id"], self.environment).strip()
         self.port, self.api = free_port(), free_port()
 
-    def configure(self, other: Device, folder: Path, kind: str, paused: bool) -> None:
+    def configure(self, other: Device, folder: Path, kind: str, paused: bool, marker: str) -> None:
         path = self.home / "config.xml"
         root = ET.parse(path).getroot()
         options, gui = root.find("options"), root.find("gui")
@@ -50,6 +50,7 @@ class Device:
         for each in (self.id, other.id):
             ET.SubElement(shared, "device", id=each)
         ET.SubElement(shared, "paused").text = str(paused).lower()
+        ET.SubElement(shared, "markerName").text = marker
         ET.ElementTree(root).write(path)
 
     def start(self) -> None:
@@ -83,12 +84,11 @@ class Syncthing(Peer):
 
     def begin(self) -> None:
         self.names, self.bytes = list(contents(self.source)), sum(path.stat().st_size for path in contents(self.source).values())
-        mine = self.place.folder("syncthing-source") / "it"  # it leaves a marker in its folder
-        shutil.copytree(self.source, mine, copy_function=os.link)
         self.target = self.place.path / "syncthing-target"
         self.from_, self.to = Device(self, "from"), Device(self, "to")
-        self.from_.configure(self.to, mine, "sendonly", False)
-        self.to.configure(self.from_, self.target, "receiveonly", True)
+        # Something that is there anyway marks the source's folder, so that nothing is added to it; others are measured on it, too.
+        self.from_.configure(self.to, self.source, "sendonly", False, min(os.listdir(self.source)))
+        self.to.configure(self.from_, self.target, "receiveonly", True, ".stfolder")
         self.kept = self.place.folder("syncthing-kept") / "home"
         shutil.copytree(self.to.home, self.kept)
         self.from_.start()
