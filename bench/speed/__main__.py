@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 from tinyp2p import __version__
 
-from . import crowd, files, install, large
+from . import crowd, files, install, large, million, resting, signals
 from .chart import svg
 from .figures import Goal, Outcome, Run
-from .process import BenchError
+from .process import BenchError, stop_all
 from .report import About, goals_table, markdown
 
 CHECKOUT = Path(__file__).parents[2]
@@ -26,11 +24,11 @@ WORKLOADS: dict[str, Callable[[Run], Outcome]] = {
     "small": large.many,
     "crowd": crowd.crowd,
     "uplink": crowd.uplink,
+    "memory": resting.resident,
+    "million": million.million,
+    "first-byte": resting.first_byte,
+    "idle": resting.idle,
 }
-
-
-def interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def say(text: str) -> None:
@@ -64,20 +62,23 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=CHECKOUT / "docs/benchmarks.md", help="where the page goes; the chart lies beside it")
     parser.add_argument("--no-install", action="store_true", help="only compare with what is installed")
     parser.add_argument("--tools", type=Path, default=CHECKOUT / ".bench-venv", help="the virtual environment of programs from PyPI")
+    parser.add_argument("--beside", help="compare with no more than these programs, separated by commas")
     options = parser.parse_args()
     sizes, told = (files.TINY, "tiny sizes") if options.tiny else (files.QUICK, "quick sizes") if options.quick else (files.FULL, "full sizes")
-    signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGHUP, interrupt)
+    signals.listen()
     began, load = time.monotonic(), os.getloadavg()[0]
     try:
         found = install.find(options.tools, say, not options.no_install)
         for program, why in sorted(found.missing.items()):
             say(f"{program} cannot be compared with here: {why}")
-        run = Run(sizes, options.rounds or sizes.rounds, frozenset(found.programs), found.python, say)
+        programs = frozenset(found.programs) & frozenset(found.programs if options.beside is None else options.beside.split(","))
+        run = Run(sizes, options.rounds or sizes.rounds, programs, found.python, say)
         outcomes = [measured(name, run) for name in WORKLOADS if not options.only or name in options.only]
     except KeyboardInterrupt:
         say("\nStopped; nothing was written.")
         return 130
+    finally:
+        stop_all()
     goals = [goal for outcome in outcomes for goal in outcome.goals]
     chart = options.out.with_suffix(".svg")
     about = About(told, run.rounds, __version__, load, time.monotonic() - began)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from . import signals
 from .process import GIB, MIB, BenchError
 
 
@@ -98,15 +99,16 @@ def place(needed: int, nominal: int = 0) -> Iterator[Place]:
     """A folder on a tmpfs of this run where there may be one, else in /dev/shm or the temporary folder. `nominal` is for sparse files."""
     if needed > free_memory():
         raise BenchError(f"needs {needed / GIB:.1f} GiB of free memory, there are {free_memory() / GIB:.1f}")
-    path = Path(tempfile.mkdtemp(prefix="t2pb-", dir="/tmp" if os.geteuid() == 0 else None))
-    mounted = False
-    try:
+    with signals.held():
+        path = Path(tempfile.mkdtemp(prefix="t2pb-"))
+        mounted = False
         if os.geteuid() == 0:
             options = f"size={max(needed + GIB, nominal)},mode=700,nr_inodes=0"
             mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tinyp2p-bench", str(path)], capture_output=True).returncode == 0
         if not mounted and in_memory(Path("/dev/shm")) and shutil.disk_usage("/dev/shm").free > max(needed, nominal):
             path.rmdir()
             path = Path(tempfile.mkdtemp(prefix="t2pb-", dir="/dev/shm"))
+    try:
         if shutil.disk_usage(path).free < max(needed, nominal):
             raise BenchError(f"needs {max(needed, nominal) / GIB:.1f} GiB of room below {path.parent}")
         yield Place(path, "tmpfs" if in_memory(path) else "a disk, as there is no tmpfs to be had here")
@@ -136,6 +138,26 @@ def make_tree(folder: Path, count: int, size: int, per_folder: int = 100) -> Pat
             below.mkdir(parents=True, exist_ok=True)
         (below / f"file-{number:06d}.bin").write_bytes(source.randbytes(size))
     return folder
+
+
+def words(count: int) -> list[str]:
+    """Words that can be said, each of its own."""
+    source, found = random.Random("words"), dict[str, None]()
+    while len(found) < count:
+        found["".join(source.choice("bdfgklmnprstvz") + source.choice("aeiou") for _ in range(source.randrange(3, 5)))] = None
+    return list(found)
+
+
+def make_entries(folder: Path, count: int, per_folder: int = 1000) -> list[str]:
+    """Empty files named by two words and a number; the words."""
+    source, known = random.Random("entries"), words(max(20, count // 200))
+    for number in range(count):
+        below = folder / f"{number // per_folder:04d}"
+        if number % per_folder == 0:
+            below.mkdir(parents=True)
+        name = f"{source.choice(known)} {source.choice(known)} {number}.{source.choice(('jpg', 'txt', 'mp3'))}"
+        os.close(os.open(f"{below}/{name}", os.O_CREAT | os.O_WRONLY, 0o644))
+    return known
 
 
 def contents(folder: Path) -> dict[str, Path]:

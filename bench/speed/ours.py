@@ -6,15 +6,17 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 from .files import Place
-from .process import BenchError, Cost, Getter, Process, cpu_s, peak_bytes, tree_peak_bytes
+from .process import BenchError, Cost, Getter, Process, cpu_s, tree_peak_bytes
 
 PROGRAM = Path(sys.executable).parent / "tinyp2p"
 Event = dict[str, Any]
@@ -46,6 +48,26 @@ class Member:
             raise BenchError(f"tinyp2p {arguments[0]} ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-400:]}")
         return events(done.stdout)
 
+    def operation(self, name: str, request: Event) -> list[Event]:
+        """What the running member answers over its socket: without a command's start-up."""
+        connection = HTTPConnection("localhost", timeout=300)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(str(next(self.home.glob("groups/*/api.sock"))))
+        try:
+            connection.request("POST", f"/v1/{name}", json.dumps(request), {"Content-Type": "application/json"})
+            return events(connection.getresponse().read().decode())
+        finally:
+            connection.close()
+
+    def find(self, pattern: str | None, limit: int, regex: str | None = None) -> tuple[int, Event]:
+        """How many entries the running member names, and its summary."""
+        request = {"patterns": [pattern] if pattern else [], "regex": regex, "member": None, "cid": None, "limit": limit}
+        answer = self.operation("find", request)
+        summaries = [event for event in answer if event["event"] == "summary"]
+        if not summaries:
+            raise BenchError(f"find answered {answer[-1:]}")
+        return sum(event["event"] == "entry" for event in answer), summaries[0]
+
     def one(self, kind: str, *arguments: str | Path, stdin: str = "") -> Event:
         return next(event for event in self.ask(*arguments, stdin=stdin) if event["event"] == kind)
 
@@ -70,7 +92,7 @@ class Member:
         """Wait until the files of its only share are hashed and told."""
 
         def done() -> bool:
-            shares = self.one("status", "status")["shares"]
+            shares: list[Event] = self.one("status", "status")["shares"]
             return any(int(each["hashed"]) >= files for each in shares)
 
         self.wait_for(done, f"{files} files hashed", timeout_s, 0.3)
@@ -85,8 +107,8 @@ class Member:
         """Wait until this home's lists hold that many files, each with its content id: what `get` needs to begin."""
 
         def done() -> bool:
-            answer = self.ask("find", pattern)
-            return sum(event["event"] == "entry" and event["type"] == "file" and event["cid"] is not None for event in answer) >= files
+            found = [event for event in self.ask("find", pattern) if event["event"] == "entry" and event["type"] == "file" and event["cid"]]
+            return len(found) >= files
 
         if self.process is not None:
             self.wait_for(done, f"{files} files known", timeout_s, 0.3)
@@ -129,7 +151,7 @@ class Member:
             getter.stop()
         spent = sum(each.cpu_s() for each in sources) - sum(before)
         data_s = next((event["seconds"] for event in events(getter.text()) if event["event"] == "summary"), None)
-        cost = replace(cost, source_cpu_s=spent, source_bytes=max((peak_bytes(each.running.pid) for each in sources), default=0), data_s=data_s)
+        cost = replace(cost, source_cpu_s=spent, source_bytes=max((tree_peak_bytes(each.running.pid) for each in sources), default=0), data_s=data_s)
         if self.process:
             cost = replace(
                 cost,

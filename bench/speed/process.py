@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import signals
+
 GIB = 1 << 30
 MIB = 1 << 20
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -72,12 +74,23 @@ def tree_peak_bytes(pid: int) -> int:
     return max(map(peak_bytes, tree(pid)))
 
 
+_started: list[subprocess.Popen[bytes]] = []
+
+
+def stop_all() -> None:
+    """End what was started and not ended: there is none but after an interruption at a bad moment."""
+    for each in _started:
+        if each.returncode is None and each.poll() is None:
+            each.kill()
+            each.wait()
+
+
 class Process:
     """A command that goes on; its output goes to a file."""
 
     def __init__(self, command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
         self.log = log
-        with log.open("wb") as out:
+        with signals.held(), log.open("wb") as out:
             self.began_s = time.monotonic()
             self.popen = subprocess.Popen(
                 list(map(str, command)),
@@ -88,6 +101,7 @@ class Process:
                 cwd=cwd,
                 start_new_session=True,  # Ctrl-C reaches this program, which then ends its processes one by one
             )
+            _started.append(self.popen)
         self.pid = self.popen.pid
 
     def text(self) -> str:
