@@ -6,14 +6,15 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 from tests.net import lab
 
 from .figures import Bars, Goal, Outcome, Row, Run, amount, seconds
 from .files import Place, check, make_file, place
-from .ours import Member, group
+from .ours import Member, events, group
 from .peer import free_port
-from .process import GIB, MIB, BenchError, Cost
+from .process import GIB, MIB, BenchError, Cost, Getter
 from .racing import nginx
 from .torrent import Torrent
 from .web import Nginx
@@ -26,13 +27,15 @@ UP_BYTES_S = UP_MBIT * 1_000_000 / 8
 class OurCrowd:
     """A source and getters, each a member in a home of its own; those that run serve one another also after they are done."""
 
-    def __init__(self, where: Place, source: Path, alone: bool, hosts: Sequence[lab.Host] = ()) -> None:
-        self.where, self.source, self.alone = where, source, alone
+    alone = False
+
+    def __init__(self, where: Place, source: Path, hosts: Sequence[lab.Host] = ()) -> None:
+        self.where, self.source = where, source
         listens = [f"{host.address}:22004" for host in hosts] or ["127.0.0.1:0"] * (GETTERS + 1)
         prefixes = [host.prefix for host in hosts] or [[]] * (GETTERS + 1)
-        tag = "a" if alone else "m"
-        self.first = Member(where, f"first{tag}", listens[0], prefixes[0])
-        self.getters = [Member(where, f"g{tag}{number}", listens[number], prefixes[number]) for number in range(1, GETTERS + 1)]
+        self.copies: list[float] = []  # how often the first source sent the file, in each round
+        self.first = Member(where, "first", listens[0], prefixes[0])
+        self.getters = [Member(where, f"g{number}", listens[number], prefixes[number]) for number in range(1, GETTERS + 1)]
 
     def begin(self) -> None:
         group(self.first, self.source, self.getters, 1)
@@ -56,6 +59,7 @@ class OurCrowd:
             last_s = max(command.began_s + cost.seconds for command, cost in zip(commands, costs, strict=True))
             for target in targets:
                 check(self.source, target)
+            self.copies.append(_from_first(commands, self.first.name) / sum(path.stat().st_size for path in self.source.iterdir()))
             return Cost(last_s - commands[0].began_s)
         finally:
             for command in commands:
@@ -77,6 +81,28 @@ class OurCrowd:
     def close(self) -> None:
         for member in [*self.getters, self.first]:
             member.stop()
+
+
+def _from_first(commands: Sequence[Getter], name: str) -> float:
+    """Bytes that came from the first source, by the summaries of all getters."""
+    summaries = [event for command in commands for event in events(command.text()) if event["event"] == "summary"]
+    return float(sum(summary["bytes_from"].get(name, 0) for summary in summaries))
+
+
+class CommandCrowd(OurCrowd):
+    """The same group, but none of the getters runs: each command does all by itself, and ends."""
+
+    alone = True
+
+    def __init__(self, group_of: OurCrowd) -> None:
+        self.group_of, self.copies = group_of, []
+
+    def begin(self) -> None:
+        its = self.group_of
+        self.where, self.source, self.first, self.getters, self.kept = its.where, its.source, its.first, its.getters, its.kept
+
+    def close(self) -> None:
+        """Its group ends with the other."""
 
 
 class TorrentCrowd:
@@ -153,6 +179,13 @@ def _torrents(run: Run, where: Place, source: Path, hosts: Sequence[lab.Host] = 
     return {Torrent.name: TorrentCrowd(where, source, run.python, hosts)} if run.python and usable else {}
 
 
+def _copies(crowds: dict[str, Crowd]) -> list[str]:
+    """How much of the sending the first source was left with."""
+    ours = {name: crowd.copies for name, crowd in crowds.items() if isinstance(crowd, OurCrowd) and crowd.copies}
+    told = "the first source sent {:.1f} times the file, the getters the rest to one another."
+    return [f"{name}: {told.format(median(copies))}" for name, copies in ours.items()]
+
+
 MEMBERS, COMMANDS = "tinyp2p get, members running", "tinyp2p get, commands alone"
 
 
@@ -165,8 +198,10 @@ def crowd(run: Run) -> Outcome:
     with place((GETTERS + 2) * size + 2 * GIB) as where:
         source = where.folder("source")
         make_file(source / "crowd.bin", size, "crowd")
-        crowds = {**_torrents(run, where, source), MEMBERS: OurCrowd(where, source, False), COMMANDS: OurCrowd(where, source, True)}
+        ours = OurCrowd(where, source)
+        crowds: dict[str, Crowd] = {**_torrents(run, where, source), MEMBERS: ours, COMMANDS: CommandCrowd(ours)}
         rows = _rounds(run, crowds, size)
+        outcome.notes += _copies(crowds)
         web = nginx(run, where, source)
         if web is not None:
             rows[f"{web.name}, {GETTERS} at once"] = _curls(run, web, size)
@@ -177,9 +212,9 @@ def crowd(run: Run) -> Outcome:
             continue
         outcome.rows.append([row.name, seconds(row.seconds), f"{row.slowness:.2f}" if row.references else "-"])
         told += [(row.name, row.slowness)] if row.references else []
-    ours = rows[MEMBERS]
-    ratio = ours.slowness if ours.references else None
-    figure = f"{ratio:.2f} x" if ratio is not None else ours.problem or "-"
+    mine = rows[MEMBERS]
+    ratio = mine.slowness if mine.references else None
+    figure = f"{ratio:.2f} x" if ratio is not None else mine.problem or "-"
     outcome.goals = [Goal(4, outcome.title, "at most 0.7 x libtorrent's time", figure, Torrent.name, None if ratio is None else ratio <= 0.7)]
     outcome.bars = [Bars(f"{amount(size)} to {GETTERS} at once: time, libtorrent = 1", "x", told, 0.7, less_is_better=True)]
     outcome.notes.append("libtorrent does not encrypt here; tinyp2p and nginx do. The curls fetch all from nginx, which is no swarm.")
@@ -227,7 +262,9 @@ def uplink(run: Run) -> Outcome:
         hosts = [net.host(f"h{number}", f"10.99.0.{number + 1}") for number in range(GETTERS + 1)]
         for host in hosts:
             _limit(host)
-        rows = _rounds(run, {**_torrents(run, where, source, hosts), MEMBERS: OurCrowd(where, source, False, hosts)}, size)
+        crowds: dict[str, Crowd] = {**_torrents(run, where, source, hosts), MEMBERS: OurCrowd(where, source, hosts)}
+        rows = _rounds(run, crowds, size)
+        outcome.notes += _copies(crowds)
     told = []
     for row in rows.values():
         if not row.costs or row.problem:

@@ -40,15 +40,15 @@ class Sizes:
 FULL = Sizes()
 QUICK = Sizes(
     large=256 * MIB,
-    small_files=2000,
+    small_files=1000,
     crowd=64 * MIB,
     uplink=8 * MIB,
     huge=0,
     entries=50_000,
-    finds=10,
+    finds=6,
     idle_files=5000,
-    idle_members=4,
-    idle_s=5,
+    idle_members=3,
+    idle_s=4,
     rounds=1,
 )
 TINY = Sizes(

@@ -8,7 +8,7 @@ from statistics import median
 from .figures import Bars, Goal, Outcome, Row, Run, amount, memory, rate, seconds
 from .files import make_file, make_tree, place
 from .process import GIB, Cost
-from .racing import Ours, nginx, others, race
+from .racing import Ours, OursRunning, nginx, others, race
 
 HEAD = ["program", "seconds", "rate", "x nginx -> curl", "getter CPU s/GiB", "source CPU s/GiB", "getter memory", "source memory"]
 
@@ -30,7 +30,8 @@ def single(run: Run) -> Outcome:
         source = where.folder("source")
         make_file(source / "large.bin", size, "single")
         reference = nginx(run, where, source)
-        alone, member = Ours(where, source), Ours(where, source, alone=False)
+        alone = Ours(where, source)
+        member = OursRunning(alone)
         rows = race(run, reference, [alone, member, *others(run, where, source)], size, lambda cost: rate(size, cost.seconds))
         outcome.notes.append(f"Files lie on {where.kind}.")
     outcome.rows = [line(row) for row in rows.values()]
@@ -98,7 +99,8 @@ def many(run: Run) -> Outcome:
         found = others(run, where, source)
         reference = next((peer for peer in found if peer.name.startswith("rsync")), None)
         web = nginx(run, where, source)
-        peers = [Ours(where, source), Ours(where, source, alone=False), *([web] if web else []), *(peer for peer in found if peer is not reference)]
+        alone = Ours(where, source)
+        peers = [alone, OursRunning(alone), *([web] if web else []), *(peer for peer in found if peer is not reference)]
         rows = race(run, reference, peers, count * size, lambda cost: f"{cost.seconds:.2f} s")
     for row in rows.values():
         if row.problem or not row.costs:

@@ -19,18 +19,17 @@ from .web import Aria2, Nginx
 
 
 class Ours(Peer):
-    """tinyp2p: a command for itself (`alone`), or one that hands its work to the member running here. Fresh each time."""
+    """tinyp2p: a command that does all by itself. Fresh each time."""
 
-    def __init__(self, place: Place, source: Path, alone: bool = True, sources: int = 1) -> None:
+    def __init__(self, place: Place, source: Path, sources: int = 1) -> None:
         super().__init__(place, source)
-        self.alone, self.count = alone, sources
-        self.name = "tinyp2p get" + ("" if alone else ", its member running") + ("" if sources == 1 else f", {sources} sources")
+        self.count = sources
+        self.name = "tinyp2p get" + ("" if sources == 1 else f", {sources} sources")
 
     def begin(self) -> None:
-        tag = f"{self.count}{'a' if self.alone else 'm'}"
         files = len(contents(self.source))
-        self.sources = [Member(self.place, f"src{tag}{number}") for number in range(self.count)]
-        self.getter = Member(self.place, f"get{tag}")
+        self.sources = [Member(self.place, f"src{self.count}{number}") for number in range(self.count)]
+        self.getter = Member(self.place, f"get{self.count}")
         group(self.sources[0], self.source, [*self.sources[1:], self.getter], files)
         for other in self.sources[1:]:
             other.share(self.source)
@@ -39,23 +38,44 @@ class Ours(Peer):
             other.knows(files * self.count)
         self.getter.knows(files * self.count)
         self.kept = self.getter.keep()
-        self.tell = files < 100  # the events of many files are much text, which no user of the command asks for
 
     def fetch(self, target: Path) -> Cost:
         self.getter.restore(self.kept)
-        if not self.alone:
-            self.place.path.joinpath("nothing").mkdir(exist_ok=True)
-            self.getter.share(self.place.path / "nothing")
-            self.getter.meets(self.count + 1)
+        what = f"{self.sources[0].name}:{self.source.name}/" if self.count == 1 else f"{self.source.name}/"
+        return self.getter.get(target, what, sources=self.sources, tell=self._few())
+
+    def _few(self) -> bool:
+        """The events of many files are much text, which no user of the command asks for."""
+        return len(contents(self.source)) < 100
+
+    def close(self) -> None:
+        for member in self.sources if hasattr(self, "sources") else []:
+            member.stop()
+
+
+class OursRunning(Ours):
+    """The same group, but a command that hands its work to the member that runs in its home."""
+
+    def __init__(self, group_of: Ours) -> None:
+        super().__init__(group_of.place, group_of.source, group_of.count)
+        self.group_of = group_of
+        self.name += ", its member running"
+
+    def begin(self) -> None:
+        self.sources, self.getter, self.kept = self.group_of.sources, self.group_of.getter, self.group_of.kept
+        self.nothing = self.place.folder("nothing")
+
+    def fetch(self, target: Path) -> Cost:
+        self.getter.restore(self.kept)
+        self.getter.share(self.nothing)
         try:
-            what = f"{self.sources[0].name}:{self.source.name}/" if self.count == 1 else f"{self.source.name}/"
-            return self.getter.get(target, what, sources=self.sources, tell=self.tell)
+            self.getter.meets(self.count + 1)
+            return self.getter.get(target, f"{self.sources[0].name}:{self.source.name}/", sources=self.sources, tell=self._few())
         finally:
             self.getter.stop()
 
     def close(self) -> None:
-        for member in [self.getter, *self.sources] if hasattr(self, "getter") else []:
-            member.stop()
+        """Its group ends with the other."""
 
 
 def others(run: Run, place: Place, source: Path, *, wormhole: bool = True) -> list[Peer]:
