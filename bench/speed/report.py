@@ -24,7 +24,7 @@ METHOD = """
 - Each fetch goes into a fresh folder and is compared byte by byte with the original afterwards. tinyp2p's home is put back each time to
   what it was before its first fetch.
 - CPU is that of all processes of a side, user and system. Memory is the most that the largest process of a side held (VmHWM); libtorrent
-  maps files, which counts there.
+  maps files, which counts there. A dash is a figure that could not be taken.
 - nginx, curl, aria2 and tinyp2p use TLS 1.3; rsync goes over ssh with aes128-gcm; magic-wormhole and Syncthing encrypt; libtorrent here
   does not.
 """.strip().splitlines()
