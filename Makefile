@@ -6,8 +6,10 @@ STAMP := $(VENV)/.installed
 DIR ?=
 SECONDS ?= 120
 TARGET ?=
+QUICK ?=
+ONLY ?=
 
-.PHONY: help demo test lint types cover fuzz soak system clean
+.PHONY: help demo test lint types cover fuzz soak bench system clean
 
 help:
 	@echo "make demo [DIR=~/Photos]   three peers on this computer share, find and get (about a minute)"
@@ -15,6 +17,7 @@ help:
 	@echo "make cover                 the tests of core/ with their statement coverage"
 	@echo "make fuzz [SECONDS=120] [TARGET=request]   every reader of outside bytes under atheris, that long each"
 	@echo "make soak [SECONDS=120]    one member in bad company: 500 members' connections, 500 strangers, and honest members measured"
+	@echo "make bench [QUICK=1] [ONLY=single]   tinyp2p beside other programs on the same files; writes docs/benchmarks.md (QUICK: 3 minutes)"
 	@echo "make clean                 remove the virtual environment and caches"
 
 # The lock file holds versions and hashes of everything that is installed.
@@ -53,5 +56,9 @@ fuzz: $(STAMP)
 soak: $(STAMP)
 	$(BIN)/python -m bench.soak --seconds $(SECONDS)
 
+# Where you are root, the other programs are installed with apt-get; those from PyPI get a virtual environment of their own.
+bench: $(STAMP)
+	$(BIN)/python -m bench.speed $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) .bench-venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
