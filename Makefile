@@ -1,6 +1,8 @@
 # All targets set up what they need: a virtual environment in .venv and, where you are root, Debian's packages.
 PYTHON ?= python3
 VENV := .venv
+# Programs start as they do for anybody: what was compiled once is kept.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DIR ?=
