@@ -19,7 +19,7 @@ help:
 	@echo "make cover                 the tests of core/ with their statement coverage"
 	@echo "make fuzz [SECONDS=120] [TARGET=request]   every reader of outside bytes under atheris, that long each"
 	@echo "make soak [SECONDS=120]    one member in bad company: 500 members' connections, 500 strangers, and honest members measured"
-	@echo "make bench [QUICK=1] [ONLY=single]   tinyp2p beside other programs on the same files; writes docs/benchmarks.md (QUICK: 3 minutes)"
+	@echo "make bench [QUICK=1] [ONLY=single]   tinyp2p beside other programs on the same files; all of it writes docs/benchmarks.md (QUICK: 3 minutes)"
 	@echo "make clean                 remove the virtual environment and caches"
 
 # The lock file holds versions and hashes of everything that is installed.

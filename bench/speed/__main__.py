@@ -59,7 +59,7 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="tiny files, to see that it works; the figures say nothing")
     parser.add_argument("--only", action="append", choices=sorted(WORKLOADS), metavar="NAME", help=f"only this workload: {', '.join(WORKLOADS)}")
     parser.add_argument("--rounds", type=int, help="how often each is run")
-    parser.add_argument("--out", type=Path, default=CHECKOUT / "docs/benchmarks.md", help="where the page goes; the chart lies beside it")
+    parser.add_argument("--out", type=Path, help="where the page goes, the chart beside it; else docs/benchmarks.md, but nowhere with --only")
     parser.add_argument("--no-install", action="store_true", help="only compare with what is installed")
     parser.add_argument("--tools", type=Path, default=CHECKOUT / ".bench-venv", help="the virtual environment of programs from PyPI")
     parser.add_argument("--beside", help="compare with no more than these programs, separated by commas")
@@ -80,12 +80,15 @@ def main() -> int:
     finally:
         stop_all()
     goals = [goal for outcome in outcomes for goal in outcome.goals]
-    chart = options.out.with_suffix(".svg")
-    about = About(told, run.rounds, __version__, load, time.monotonic() - began)
-    options.out.write_text(markdown(outcomes, found, about, chart.name))
-    chart.write_text(svg([bars for outcome in outcomes for bars in outcome.bars]))
     say("\n" + "\n".join(goals_table(goals)))
-    say(f"\n{options.out} and {chart} are written, after {time.monotonic() - began:.0f} s.")
+    page = options.out or (None if options.only else CHECKOUT / "docs/benchmarks.md")
+    if page is None:
+        return 0
+    chart = page.with_suffix(".svg")
+    about = About(told, run.rounds, __version__, load, time.monotonic() - began)
+    page.write_text(markdown(outcomes, found, about, chart.name))
+    chart.write_text(svg([bars for outcome in outcomes for bars in outcome.bars]))
+    say(f"\n{page} and {chart} are written, after {time.monotonic() - began:.0f} s.")
     return 0
 
 

@@ -54,10 +54,10 @@ def _spread(run: Run, outcome: Outcome, anna: Member, ben: Member, folder: objec
     def all_there() -> bool:
         nonlocal first_s
         if not first_s:
-            if ben.find("*.jpg", 1)[0]:
+            if ben.listed() and ben.find("*.jpg", 1)[0]:
                 first_s = time.monotonic() - began_s
             return False
-        return int(ben.find("no such name", 1)[1]["entries"]) >= count
+        return ben.listed() >= count
 
     ben.wait_for(all_there, "all entries are known", 900, 0.5)
     all_s = time.monotonic() - began_s

@@ -85,7 +85,7 @@ def _arrived(target: Path) -> bool:
 
 
 def _lists(member: Member, files: int) -> bool:
-    return int(member.find("no such name", 1)[1]["entries"]) >= files
+    return member.listed() >= files
 
 
 def first_byte(run: Run) -> Outcome:
