@@ -37,6 +37,25 @@ def test_kill_9_of_a_source_in_the_middle(peers: Peers, tmp_path: Path) -> None:
     assert getting.event("summary")["received"] <= 96 * MIB + 16 * MIB
 
 
+def test_who_has_just_fetched_a_file_brings_it_to_the_others(peers: Peers, tmp_path: Path) -> None:
+    write(tmp_path / "A/big.bin", 24 * MIB)
+    for name in ("B", "C"):
+        write(tmp_path / name / "other.txt", 10)
+    anna, ben, carl = peers.group("anna", tmp_path / "A", "ben", "carl")
+    ben.share(tmp_path / "B")
+    carl.share(tmp_path / "C")
+    hashed(carl, "big.bin")
+    getting = carl.start("get", "big.bin", "-o", tmp_path / "out", "--limit-rate", "4M")
+    until(lambda: bytes_so_far(getting) > MIB)
+    assert ben.run("get", "big.bin", "-o", tmp_path / "ben").code == 0
+    had = bytes_so_far(getting)
+    until(lambda: bytes_so_far(getting) > had + 3 * MIB)  # long enough to hear of one another
+    anna.running[0].kill()
+    assert getting.wait() == 0, getting.err
+    assert tree(tmp_path / "out") == tree(tmp_path / "A")
+    assert "ben" in [event for event in getting.events if event["event"] == "progress"][-1]["sources"]
+
+
 def test_kill_9_of_the_getter_fetches_at_most_16_mib_twice(peers: Peers, tmp_path: Path) -> None:
     size = 128 * MIB
     write(tmp_path / "A/big.bin", size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -101,15 +101,6 @@ class Bitmap:
         bitmap = cls(length)
         bitmap.update(range(length))
         return bitmap
-
-    @classmethod
-    def united(cls, bitmaps: Sequence[Bitmap]) -> Bitmap:
-        """What any of them holds, all of one length; empty without any."""
-        length = bitmaps[0].length if bitmaps else 0
-        union = 0
-        for bitmap in bitmaps:
-            union |= int.from_bytes(bitmap.encode(), "big")
-        return cls(length, union.to_bytes(-(-length // 8), "big"))
 
     def __contains__(self, index: int) -> bool:
         return bool(self._bits[index >> 3] & (0x80 >> (index & 7)))

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from ..errors import Malformed
 from ..limits import CHUNK_SIZE, REQUEST_CHUNKS
 from .chunks import Bitmap
+from .crowd import Crowd
+from .pace import Pace
 
 if TYPE_CHECKING:
     from random import Random
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
 QUEUE_S = 1.0  # of work that a source may have waiting before it is asked for more, where others get the same file
 REQUEST_S = 1.0  # a request should take about this long at most
 UNKNOWN_CHUNK_S = 1.0  # what a chunk is expected to take as long as no source has sent any
-MEMORY_S = 3.0  # how far back a rate looks ...
-MEMORY_KEPT = 0.75  # ... and what a slow source keeps of its past at each chunk, however long that took
 CLEARLY_FASTER = 2.0  # a chunk is asked twice only if the second source needs less than half the time
 CLEARLY_SOONER_S = 0.1  # and if that saves more than the noise of a network
 IDLE_S = 1.0  # who has not been asked for this long is not counted on
@@ -46,30 +46,11 @@ class Request:
 
 
 @dataclass(slots=True)
-class _Source:
+class _Source(Pace):
     has: int = 0
-    given: int = 0
-    partial: bool = False  # was said to lack chunks: it gets this file as we do
+    partial: bool = False  # was said to lack chunks: it gets this file as we do, or did
     pending: dict[int, Request] = field(default_factory=dict)  # chunks asked and not yet come, in the order asked
     rarest: int = 0  # the rarest wanted chunks it has; only shrinks until something else changes, then 0
-    mark_s: float = -math.inf  # when it last sent a chunk, or was first asked after a pause
-    sent_bytes: float = 0.0
-    sent_s: float = 0.0
-
-    @property
-    def rate(self) -> float:
-        return self.sent_bytes / max(self.sent_s, 1e-3)
-
-    def chunk_sent(self, now_s: float) -> None:
-        elapsed_s = max(0.0, now_s - self.mark_s)
-        # Both sums fade alike, so that chunks which come in bursts after a silence still give the right quotient.
-        kept = max(MEMORY_KEPT, math.exp(-elapsed_s / MEMORY_S))
-        self.sent_bytes = self.sent_bytes * kept + CHUNK_SIZE
-        self.sent_s = self.sent_s * kept + elapsed_s
-        self.mark_s = max(self.mark_s, now_s)
-
-    def chunk_s(self, unknown_s: float) -> float:
-        return CHUNK_SIZE / self.rate if self.sent_bytes else unknown_s
 
     def expected_s(self, ahead: int, unknown_s: float, now_s: float) -> float:
         """How long until the chunk with `ahead` chunks up to and with it has come; what is overdue is expected to take as long again."""
@@ -95,22 +76,31 @@ class Picker:
         # How many sources have each chunk, as binary numbers written across: bit c of plane p is bit p of chunk c's number.
         self._planes: list[int] = []
         self._sources: dict[str, _Source] = {}
+        self._crowd = Crowd(have.length)
 
     @property
     def complete(self) -> bool:
         return self._have.complete
 
-    def source_joined(self, source: str, chunks: Bitmap | None, given: Bitmap | None = None) -> None:
-        """A member can serve these chunks (None: all), and has given those to others; told again when they are more. Raises Malformed."""
+    def source_joined(self, source: str, chunks: Bitmap | None) -> None:
+        """A member can serve these chunks (None: all); told again when they are more. Raises Malformed."""
         has = self._all if chunks is None else self._set_of(chunks)
         joined = self._sources.setdefault(source, _Source())
-        joined.partial = has != self._all
-        self._now_has(joined, has, self._set_of(given) if given is not None else 0)
+        joined.partial |= has != self._all
+        self._now_has(joined, has)
+
+    def crowd_is(self, place: int, size: int, now_s: float) -> None:
+        """So many get this file now, and this is our place in the order of their ids."""
+        have = 0
+        for source in self._sources.values():
+            have |= source.has if source.partial else 0
+        if self._crowd.meet(place, size, have, now_s):
+            self._forget_rarest()
 
     def source_left(self, source: str) -> None:
         """A source is gone; what was asked of it is wanted again."""
         if source in self._sources:
-            self._now_has(self._sources[source], 0, 0)
+            self._now_has(self._sources[source], 0)
             for index in self._sources.pop(source).pending:
                 self._want_again(index)
 
@@ -119,15 +109,15 @@ class Picker:
         asked = self._sources.get(source)
         if asked is None or self.complete:
             return None
-        if self._has_enough(asked, now_s):
-            return None
         asked.rarest = asked.rarest & self._wanted or self._rarest(asked)
+        if self._has_enough(asked, now_s) or (not asked.partial and self._crowd.brings(asked.rarest, asked.rate, now_s)):
+            return None
         if asked.rarest:
             first, count = self._run(asked)
             others_s = self._others_finish_s(asked, first, now_s)
             while count and asked.more_s(count, self._unknown_s(), now_s) > others_s:
                 count -= 1
-            if not count or self._has_its_share(asked):
+            if not count:
                 return None
             self._wanted ^= ((1 << count) - 1) << (self._length - first - count)
             self._wanted_count -= count
@@ -172,16 +162,9 @@ class Picker:
             raise Malformed("A bitmap has the wrong length.")
         return int.from_bytes(chunks.encode(), "big") >> (-self._length % 8)
 
-    def _now_has(self, source: _Source, has: int, given: int) -> None:
-        """What a source has given to others counts as if one more had it: soon one will."""
-        self._count(source.has, has)
-        self._count(source.given, given)
-        source.has, source.given = has, given
-        self._forget_rarest()
-
-    def _count(self, before: int, after: int) -> None:
-        common = before & after
-        gained, lost = after ^ common, before ^ common
+    def _now_has(self, source: _Source, has: int) -> None:
+        common = source.has & has
+        gained, lost = has ^ common, source.has ^ common
         for level, plane in enumerate(self._planes):  # adding with carry, all chunks at once
             self._planes[level] = plane ^ gained
             gained &= plane
@@ -190,6 +173,8 @@ class Picker:
         for level, plane in enumerate(self._planes):  # subtracting with borrow
             self._planes[level] = plane ^ lost
             lost ^= lost & plane
+        source.has = has
+        self._forget_rarest()
 
     def _forget_rarest(self) -> None:
         for source in self._sources.values():
@@ -204,6 +189,8 @@ class Picker:
 
     def _rarest(self, source: _Source) -> int:
         chosen = source.has & self._wanted
+        if not source.partial:
+            chosen = chosen & self._crowd.mine or chosen
         for plane in reversed(self._planes):
             common = chosen & plane
             if common != chosen:  # some have a 0 in this place: the others are held by more sources
@@ -227,14 +214,12 @@ class Picker:
         return self._length - top, head.bit_length() - gaps.bit_length()
 
     def _has_enough(self, source: _Source, now_s: float) -> bool:
-        """Where others get this file too: more asked of a slow source now would only be what somebody else could have by then."""
-        others = any(other.partial or other.given for other in self._sources.values())
-        return others and bool(source.pending) and (not source.sent_bytes or source.expected_s(len(source.pending), 0.0, now_s) > QUEUE_S)
-
-    def _has_its_share(self, source: _Source) -> bool:
-        """Would more for a source of unknown speed be too little for the others? Else the first asked would get a small file whole."""
-        others = len(self._sources) - 1
-        return not source.sent_bytes and 0 < len(source.pending) * others >= self._wanted_count
+        """More asked of an unknown or, where others get this file too, a slow source now would only be what somebody else could have by then."""
+        if not source.pending or not source.sent_bytes:
+            return bool(source.pending)
+        if self._crowd.size == 1 or (not source.partial and source.rarest & self._crowd.mine):
+            return False
+        return source.expected_s(len(source.pending), 0.0, now_s) > QUEUE_S
 
     def _unknown_s(self) -> float:
         """What a chunk may take at a source that has sent none yet: as long as at the others, or it would never be tried beside fast ones."""

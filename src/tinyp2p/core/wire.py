@@ -198,7 +198,6 @@ class Have(msgspec.Struct, frozen=True):
     size: Count
     complete: bool
     have: bytes = b""
-    given: bytes = b""
     fetching: Annotated[list[Id], msgspec.Meta(max_length=64)] = []
 
 

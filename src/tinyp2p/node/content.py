@@ -9,12 +9,12 @@ import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
-from ..core.chunks import Bitmap, Manifest, chunk_count, chunk_length, is_chunk
+from ..core.chunks import Manifest, chunk_count, chunk_length, is_chunk
 from ..core.members import Members
 from ..core.wire import Growing, Have
 from ..disk.catalogs import Catalogs
@@ -26,6 +26,7 @@ from ..errors import AnswerError, TinyP2PError
 from ..limits import CHUNK_SIZE, HASH_SIZE, MAX_BATCH_BYTES, MAX_GROWING_OF_ONE
 from ..model import Cid, MemberId, ShareKey
 from .rate import Rate
+from .slots import Slots
 from .turns import BUSY
 
 log = logging.getLogger(__name__)
@@ -97,14 +98,6 @@ Source = FileSource | PartialSource
 
 
 @dataclass(slots=True)
-class _Asker:
-    """Somebody who fetches a content here: when it last asked what there is, and the chunks that it was given."""
-
-    asked_s: float
-    given: Bitmap
-
-
-@dataclass(slots=True)
 class _Growth:
     """A file being hashed because somebody asked for it by its place."""
 
@@ -126,15 +119,17 @@ class Content:
     ) -> None:
         self.me = me
         self.upload_rate = upload_rate
+        self.slots = Slots()
         self.members = members
         self.catalogs = catalogs
         self.local = local
         self.root_of = root_of
         self.partial_of: Callable[[Cid], Part | None] = lambda cid: None
+        self.fetched_of: Callable[[Cid], tuple[str, LocalFile] | None] = lambda cid: None
         self.on_change: Callable[[LocalFile], None] = lambda file: None
         self.uploaded: dict[MemberId, int] = defaultdict(int)
         self.served: dict[tuple[str, MemberId, str], int] = defaultdict(int)
-        self._asked: dict[Cid, dict[MemberId, _Asker]] = {}
+        self._asked: dict[Cid, dict[MemberId, float]] = {}  # who asked what there is of a content, and when
         self._growths: dict[tuple[str, str, int, int], _Growth] = {}
         # Threads of its own: large files that are asked for must not keep everything else from a thread.
         self._hashing = ThreadPoolExecutor(HASH_AT_ONCE, "hash-on-demand")
@@ -151,19 +146,22 @@ class Content:
         return known is not None and not known.record.gone and self.members.may_see(member, known.record)
 
     def files_for(self, member: MemberId, cid: Cid) -> list[tuple[str, LocalFile]]:
-        """My files with that content that lie in shares which this member may see, each with its share's folder.
+        """My files with that content that lie in shares which this member may see, each with its share's folder; and what I just fetched.
 
         That a share of somebody else lists the content is not enough: anyone can list what he only knows the id of.
         """
         files = [file for file in self.local.files_of(cid) if self.may_see(member, ShareKey(self.me, file.share))]
-        return [(root, file) for file in files if (root := self.root_of(file.share)) is not None]
+        found = [(root, file) for file in files if (root := self.root_of(file.share)) is not None]
+        fetched = self.fetched_of(cid)
+        return [*found, fetched] if fetched is not None and self._listed_for(member, cid) else found
 
     def partial_for(self, member: MemberId, cid: Cid) -> Part | None:
         """What I am fetching, for those who may see it where others than themselves list it."""
         partial = self.partial_of(cid)
-        if partial is None or not any(key.member != member and self.may_see(member, key) for key in self.catalogs.listing(cid)):
-            return None
-        return partial
+        return partial if partial is not None and self._listed_for(member, cid) else None
+
+    def _listed_for(self, member: MemberId, cid: Cid) -> bool:
+        return any(key.member != member and self.may_see(member, key) for key in self.catalogs.listing(cid))
 
     # --- by content id ----------------------------------------------------------------------------------------------
     def open(self, member: MemberId, cid: Cid) -> Source:
@@ -198,28 +196,20 @@ class Content:
         if not files and partial is None:
             raise NOT_HERE
         size = files[0][1].size if partial is None else partial.size_bytes
-        others = self._others(cid, member, chunk_count(size))
-        given = Bitmap.united([each.given for each in others.values()])
         have = b"" if partial is None else partial.have.encode()
-        return Have(size, partial is None or partial.have.complete, have, given.encode(), list(itertools.islice(others, 64)))
+        return Have(size, partial is None or partial.have.complete, have, list(itertools.islice(self._others(cid, member), 64)))
 
-    def _others(self, cid: Cid, member: MemberId, chunks: int) -> dict[MemberId, _Asker]:
+    def _others(self, cid: Cid, member: MemberId) -> list[MemberId]:
         """Who else has asked for a content of late; from now on this member is among them."""
         now = time.monotonic()
         asked = self._asked[cid] = self._asked.pop(cid, {})  # the last asked for comes last
-        for late in [other for other, each in asked.items() if now - each.asked_s > FETCHING_FOR_S]:
-            del asked[late]
-        asked.setdefault(member, _Asker(now, Bitmap(chunks))).asked_s = now
-        for oldest in list(itertools.islice(self._asked, 8)):
-            if all(now - each.asked_s > FETCHING_FOR_S for each in self._asked[oldest].values()):
-                del self._asked[oldest]
-        return {other: each for other, each in asked.items() if other != member}
-
-    def giving(self, member: MemberId, cid: str, chunks: Iterable[int]) -> None:
-        """Remember what a member that fetches a content is given, so that others ask for something else."""
-        asker = self._asked.get(Cid(cid), {}).get(member)
-        if asker is not None:
-            asker.given.update(index for index in chunks if index < asker.given.length)
+        asked[member] = now
+        for each in [cid, *itertools.islice(self._asked, 8)]:
+            fresh = {other: asked_s for other, asked_s in self._asked[each].items() if now - asked_s <= FETCHING_FOR_S}
+            self._asked[each] = fresh
+            if not fresh:
+                del self._asked[each]
+        return [other for other in self._asked[cid] if other != member]
 
     def manifest(self, member: MemberId, cid: Cid, manifest_of: Callable[[Cid], Manifest | None]) -> Manifest:
         if not self.files_for(member, cid) and self.partial_for(member, cid) is None:

@@ -109,6 +109,8 @@ class Download:
         self._learning = asyncio.Lock()
         self._workers: dict[MemberId, asyncio.Task[None]] = {}
         self._found: set[MemberId] = set()
+        self._fetching: dict[MemberId, set[MemberId]] = {}
+        self._complete: set[MemberId] = set()
         self._resting: dict[MemberId, tuple[float, float]] = {}  # until when a source that failed is left alone, and for how long
         self._refused = False
         self._wrong = False
@@ -146,7 +148,7 @@ class Download:
 
     def _check_hope(self) -> None:
         """Nobody at work: wait for a while, but not anew with each file for members that have been away for longer than that."""
-        if self._at_work:
+        if self._at_work or not self._complete.isdisjoint(self._workers):
             return
         away_since_s = self.away_since()
         waiting_since_s = max(self._hope_s, self._began_s if away_since_s is None else away_since_s)
@@ -239,9 +241,13 @@ class Download:
         connection = await self.lanes.dialer.control(source)
         have = await connection.call("GET", f"/v1/have/{self.cid}", Have)
         bitmap = None if have.complete else Bitmap(self.part.have.length, have.have)
-        given = Bitmap(self.part.have.length, have.given) if have.given else None
-        self.picker.source_joined(source, bitmap, given)
-        self._found |= {MemberId(member) for member in have.fetching if member != self.lanes.me}
+        self.picker.source_joined(source, bitmap)
+        if have.complete:
+            self._complete.add(source)
+        self._fetching[source] = {MemberId(member) for member in have.fetching}
+        self._found |= self._fetching[source] - {self.lanes.me}
+        crowd = sorted(set().union(*self._fetching.values()) | {self.lanes.me})
+        self.picker.crowd_is(crowd.index(self.lanes.me), len(crowd), self._loop.time())
         self._moved.set()
 
     # --- asking -----------------------------------------------------------------------------------------------------

@@ -213,6 +213,7 @@ class GetJob:
             self.finished_bytes += part.size_bytes
         finally:
             self._parts.discard(part)
+            self.swarm.ended(cid)
             if part.is_open:
                 await asyncio.to_thread(part.close)
         for member, size in bytes_from.items():
@@ -239,6 +240,7 @@ class GetJob:
                 replace = None
                 continue
             item.path = name
+            self.swarm.placed(cid, self.target.full_path(name), placed)
             return Placed(item.place, cid, placed.st_size, placed.st_mtime_ns, placed.st_ino)
         raise LocalError(f"{item.path} has been made by somebody else meanwhile; it was left as it is.")
 

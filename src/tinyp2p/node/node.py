@@ -123,6 +123,7 @@ class Node:
         self.content.on_change = lambda file: loop.call_soon_threadsafe(self.shares.file_changed, file)  # type: ignore[assignment]
         self.sync.on_learned = self.gossip.learned
         self.content.partial_of = self.swarm.partial_of
+        self.content.fetched_of = self.swarm.fetched_of
         self.routes.manifest_of = self.swarm.manifest_of
         self.swarm.root_of = self._root_of
         self.keeping.on_cut = self._cut

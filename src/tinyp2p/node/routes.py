@@ -27,7 +27,7 @@ from ..model import Cid, MemberId, Peer, ShareKey
 from .content import NOT_HERE, Content, Source
 from .gossip import GossipLoop
 from .keeping import Keeping
-from .server import PEER, TRANSPORT, Application, Receive, Scope, Send, answer_problem
+from .server import DRAIN, PEER, SEND_BUFFER, TRANSPORT, Application, Receive, Scope, Send, answer_problem
 
 log = logging.getLogger(__name__)
 Join = Callable[[Peer, JoinRequest], Awaitable[JoinAnswer]]
@@ -218,7 +218,6 @@ class Routes:
                 await send(begin)
                 await send({"type": "http.response.body", "body": b""})
                 return
-            self.content.giving(asker(request), cid, range(start // CHUNK_SIZE, -(-end // CHUNK_SIZE)))
             await self._send_pieces(request, send, begin, source, start, end, cid)
         finally:
             source.close()
@@ -236,7 +235,11 @@ class Routes:
             try:
                 async with rate:
                     rate.moved(len(piece))
-                await send({"type": "http.response.body", "body": piece, "more_body": reading is not None})
+                async with self.content.slots.slot(member, len(piece)):
+                    for at in range(0, len(piece), SEND_BUFFER):
+                        last = reading is None and at + SEND_BUFFER >= len(piece)
+                        await send({"type": "http.response.body", "body": memoryview(piece)[at : at + SEND_BUFFER], "more_body": not last})
+                        await request.scope[DRAIN]()
                 self.content.sent(member, share, cid, len(piece))
                 if reading is None:
                     return

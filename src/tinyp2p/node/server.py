@@ -39,7 +39,6 @@ from ..limits import (
     MAX_LISTS_OF_ONE,
     MAX_REQUESTS,
     MAX_REQUESTS_OF_ONE,
-    MIB,
     REQUEST_TIMEOUT_S,
     SEND_STALL_S,
 )
@@ -57,6 +56,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 PEER = "tinyp2p.peer"
 MAX_PIPELINED = 64
 TRANSPORT = "tinyp2p.transport"
+DRAIN = "tinyp2p.drain"
+SEND_BUFFER = 256 * KIB
 NOBODY = Peer(MemberId(""), "invite", 0.0, "", "")
 # TLS hands over what arrives in pieces of up to this, so that a head may come together with the end of a body.
 PIECE = 256 * KIB
@@ -92,7 +93,10 @@ class MemberProtocol(HttpToolsProtocol):
             log.warning("connection refused reason=too_many peer=%s", self.peer.member)
             transport.abort()
             return
-        transport.set_write_buffer_limits(high=MIB)
+        # Little lies between us and the line, so that what is sent next is decided late.
+        transport.set_write_buffer_limits(high=SEND_BUFFER // 2, low=SEND_BUFFER // 4)
+        with contextlib.suppress(OSError, AttributeError):
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SEND_BUFFER)
         self._await(HEADER_TIMEOUT_S)
 
     def _has_room(self) -> bool:
@@ -127,7 +131,7 @@ class MemberProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        cast(Scope, self.scope).update({PEER: self.peer, TRANSPORT: self.transport})
+        cast(Scope, self.scope).update({PEER: self.peer, TRANSPORT: self.transport, DRAIN: self.flow.drain})
         self._head_bytes, self._in_head = 0, True
         self._await(HEADER_TIMEOUT_S)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import random
+import time
 import weakref
 from collections.abc import Callable, Generator, Iterable
 from functools import partial
@@ -16,7 +18,7 @@ from ..core.chunks import Manifest, chunk_count, chunk_length, is_chunk
 from ..core.members import Members
 from ..core.wire import Growing
 from ..disk.catalogs import Catalogs
-from ..disk.local import Local
+from ..disk.local import Local, LocalFile
 from ..disk.notes import Notes
 from ..disk.part_files import pread_all
 from ..disk.parts import Part
@@ -31,6 +33,7 @@ from .lanes import Lanes
 from .rate import Rate
 
 log = logging.getLogger(__name__)
+FETCHED_FOR_S, FETCHED_KEPT = 60.0, 256
 SILENT_ANSWERS = 24  # of up to 5 s each
 
 
@@ -44,6 +47,7 @@ class Swarm:
         self.presence = presence
         self.root_of: Callable[[str], str | None] = lambda share: None
         self.active: dict[Cid, Download] = {}
+        self.fetched: dict[Cid, tuple[float, str, LocalFile]] = {}  # whole by now: when, in which folder, what
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     def lock(self, key: str) -> asyncio.Lock:
@@ -58,6 +62,19 @@ class Swarm:
     def manifest_of(self, cid: Cid) -> Manifest | None:
         download = self.active.get(cid)
         return download.manifest if download else None
+
+    def placed(self, cid: Cid, path: str, found: os.stat_result) -> None:
+        """A download has its final name: who still gets the same file may have it from there for a while."""
+        folder, name = os.path.split(path)
+        file = LocalFile("", name, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, cid)
+        self.fetched.pop(cid, None)
+        self.fetched[cid] = time.monotonic(), folder, file
+        while len(self.fetched) > FETCHED_KEPT:
+            del self.fetched[next(iter(self.fetched))]
+
+    def fetched_of(self, cid: Cid) -> tuple[str, LocalFile] | None:
+        at_s, folder, file = self.fetched.get(cid, (-math.inf, "", None))
+        return (folder, file) if file is not None and time.monotonic() - at_s < FETCHED_FOR_S else None
 
     # --- sources ----------------------------------------------------------------------------------------------------
     def _holders(self, cid: Cid, known: Iterable[MemberId]) -> list[MemberId]:
@@ -95,11 +112,17 @@ class Swarm:
         self.active[cid] = download
         try:
             await download.run()
+        except BaseException:
+            self.ended(cid)
+            raise
         finally:
-            del self.active[cid]
             if download.manifest is not None and manifest is None:
                 self.local.keep_manifest(download.manifest)
         return dict(download.bytes_from)
+
+    def ended(self, cid: Cid) -> None:
+        """A download has been placed, or given up."""
+        self.active.pop(cid, None)
 
     def _copy_here(self, cid: Cid, part: Part, manifest: Manifest | None) -> bool:
         """Fill a part from a file of mine with that content, where there is one. Blocks."""

@@ -1,0 +1,130 @@
+"""Upload slots: who is sent something when several members wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from tinyp2p.model import MemberId
+from tinyp2p.node import slots as under_test
+from tinyp2p.node.slots import Slots
+
+ANNA, BEN, CARL = MemberId("anna"), MemberId("ben"), MemberId("carl")
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Upload:
+    """One piece on its way to a member until `end` is called."""
+
+    def __init__(self, slots: Slots, member: MemberId, begun: list[MemberId], size: int = 1) -> None:
+        self.end = asyncio.Event()
+        self.task = asyncio.create_task(self._run(slots, member, begun, size))
+
+    async def _run(self, slots: Slots, member: MemberId, begun: list[MemberId], size: int) -> None:
+        async with slots.slot(member, size):
+            begun.append(member)
+            await self.end.wait()
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_a_member_alone_waits_for_nothing() -> None:
+    async def run() -> None:
+        slots, begun = Slots(), list[MemberId]()
+        uploads = [Upload(slots, ANNA, begun) for _ in range(9)]
+        await settle()
+        assert begun == [ANNA] * 9
+        for upload in uploads:
+            upload.end.set()
+        await settle()
+        assert all(upload.task.done() for upload in uploads)
+
+    asyncio.run(run())
+
+
+def test_members_are_sent_a_piece_in_turn() -> None:
+    async def run() -> None:
+        slots, begun = Slots(), list[MemberId]()
+        uploads = [Upload(slots, member, begun) for member in (ANNA, BEN, BEN, BEN, CARL, ANNA)]
+        for count in range(1, 7):
+            await settle()
+            assert len(begun) == count  # one at a time
+            next(upload for upload in uploads if not upload.end.is_set() and upload.task in started(uploads, begun)).end.set()
+        await settle()
+        assert begun == [ANNA, BEN, CARL, ANNA, BEN, BEN]
+
+    def started(uploads: list[Upload], begun: list[MemberId]) -> list[asyncio.Task[None]]:
+        left = list(begun)
+        found = []
+        for upload, member in zip(uploads, (ANNA, BEN, BEN, BEN, CARL, ANNA), strict=True):
+            if member in left:
+                left.remove(member)
+                found.append(upload.task)
+        return found
+
+    asyncio.run(run())
+
+
+def test_whoever_gives_up_while_waiting_leaves_the_turn_to_the_next() -> None:
+    async def run() -> None:
+        slots, begun = Slots(), list[MemberId]()
+        first, second, third = (Upload(slots, member, begun) for member in (ANNA, BEN, CARL))
+        await settle()
+        second.task.cancel()
+        await settle()
+        first.end.set()
+        await settle()
+        assert begun == [ANNA, CARL]
+        third.end.set()
+        await settle()
+        assert third.task.done() and not slots._taken
+
+    asyncio.run(run())
+
+
+def test_whoever_reads_slowly_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(under_test, "HELD_S", 0.01)
+
+    async def run() -> None:
+        slots, begun = Slots(), list[MemberId]()
+        slow, next_one = Upload(slots, ANNA, begun), Upload(slots, BEN, begun)
+        await settle()
+        async with asyncio.timeout(10):
+            async with slots.slot(CARL, 1):
+                assert begun == [ANNA, BEN]
+        slow.end.set()
+        next_one.end.set()
+        await settle()
+        assert slow.task.done() and next_one.task.done() and not slots._taken  # its place was given up once, not twice
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("sent", "few"), [(lambda open: 10, True), (lambda open: 10 * open, False)], ids=["our line is narrow", "theirs are"])
+def test_as_many_slots_as_bring_more(sent: Callable[[int], int], few: bool) -> None:
+    async def run() -> None:
+        clock = Clock()
+        slots = Slots(clock)
+        held = [Upload(slots, member, []) for member in (ANNA, BEN, CARL) for _ in range(99)]
+        await settle()
+        for _ in range(40):
+            clock.now_s += 1.1
+            slots._sent = sent(slots.open)
+            slots._look()
+        assert slots.open <= 4 if few else slots.open >= 20
+        for upload in held:
+            upload.task.cancel()
+        await settle()
+
+    asyncio.run(run())
