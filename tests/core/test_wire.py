@@ -71,7 +71,7 @@ MESSAGES: dict[str, tuple[Decoder, Any]] = {
     "join answer": (of(JoinAnswer), JoinAnswer(b"der", GROUP.secret, "friends", [RECORD])),
     "changes": (decode_changes, Changes(SHARE, ENTRIES, [("gone/away", 2)])),
     "buckets": (of(Buckets), Buckets(SHARE, bytes(64))),
-    "have": (of(Have), Have(5, False, b"\x80", b"\x40", [BEN.id])),
+    "have": (of(Have), Have(5, False, b"\x80", [BEN.id])),
     "growing": (of(Growing), Growing(bytes(32), None)),
     "blobs": (of(Blobs), Blobs([BEN.id])),
     "recheck": (of(Recheck), Recheck(3)),
