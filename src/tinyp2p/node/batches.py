@@ -10,7 +10,6 @@ import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AsyncExitStack
 
 from ..core import wire
 from ..core.chunks import is_chunk
@@ -93,8 +92,11 @@ class Batches:
                 yield item
 
     async def _fetch(self, connection: Connection, source: MemberId, items: list[Item]) -> None:
-        async with AsyncExitStack() as locks:
-            items = await self._locked(locks, items)
+        lock, free = self.swarm.lock_free(item.cid for item in items if item.cid)
+        async with lock:
+            here = await asyncio.to_thread(self.notes.here, list(free))
+            # Each content once: what has it too is copied afterwards.
+            items = list({item.cid: item for item in items if item.cid in free and item.cid not in here}.values())
             sizes = [item.entry.size for item in items]
             request = wire.encode(wire.Blobs([item.cid or "" for item in items]))
             async with self.rate:
@@ -112,17 +114,6 @@ class Batches:
         if wrong:
             self.swarm.lanes.wrong_bytes(source, wrong[0], 0)
             raise WrongBytes("A batch holds what it should not.")
-
-    async def _locked(self, locks: AsyncExitStack, items: list[Item]) -> list[Item]:
-        """Those that nobody fetches just now and that are not here already."""
-        here = await asyncio.to_thread(self.notes.here, [item.cid for item in items if item.cid])
-        free = []
-        for item in items:
-            lock = self.swarm.lock(item.cid or "")
-            if item.cid not in here and not lock.locked():
-                await locks.enter_async_context(lock)
-                free.append(item)
-        return free
 
     def _place(self, found: list[tuple[Item, bytes | None]]) -> tuple[list[tuple[Item, Placed]], list[Cid]]:
         """Check and place what came; what was placed, and what is not what it should be. Blocks."""

@@ -118,10 +118,9 @@ class GetJob:
         try:
             while True:
                 try:
-                    async with asyncio.timeout(PROGRESS_S):
-                        event = await self.events.get()
-                except TimeoutError:
-                    event = self.progress()
+                    event = self.events.get_nowait()  # no timer for each of a million files
+                except asyncio.QueueEmpty:
+                    event = await self._next_event()
                 if event is None:
                     break
                 yield event
@@ -133,6 +132,13 @@ class GetJob:
         yield self.summary()
         if self._full is not None:
             raise self._full
+
+    async def _next_event(self) -> Event | None:
+        try:
+            async with asyncio.timeout(PROGRESS_S):
+                return await self.events.get()
+        except TimeoutError:
+            return self.progress()
 
     async def _work(self, plan: Plan) -> None:
         try:

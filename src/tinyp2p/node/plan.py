@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Literal
 
 from ..core.names import fold, safe_path, with_label
@@ -72,15 +73,26 @@ def make_plan(found: Iterable[tuple[ShareKey, Entry]], names: dict[MemberId, str
             )
             same.holders.append(key.member)
     plan.items = list(files.values())
+    is_missing = cache(partial(_is_missing, target))
     for item in plan.items:
-        choose_name(item, taken, target, notes, update)
+        item.names = [name for name in item.names if fold(name) not in taken] or item.names[-1:]
+        if is_missing(item.names[0].rpartition("/")[0]):
+            item.path = item.names[0]
+        else:
+            choose_name(item, target, notes, update)
         taken.add(fold(item.path))
     return plan
 
 
-def choose_name(item: Item, taken: set[str], target: Target, notes: Notes, update: bool) -> None:
-    """Give a file its name: the one under which its content lies here, else the first that no other get has taken."""
-    item.names = [name for name in item.names if fold(name) not in taken] or item.names[-1:]
+def _is_missing(target: Target, folder: str) -> bool:
+    try:
+        return folder != "" and target.stat(folder) is None
+    except LocalError:
+        return False
+
+
+def choose_name(item: Item, target: Target, notes: Notes, update: bool) -> None:
+    """Choose among the names of a file: the one under which its content lies here, else the first that no other get has taken."""
     looks: dict[str, Look] = {}
     for name in item.names:
         looks[name] = look_at(item, name, target, notes)

@@ -54,6 +54,13 @@ class Swarm:
         """One fetch of a content at a time: the next finds it here."""
         return self._locks.setdefault(key, asyncio.Lock())
 
+    def lock_free(self, cids: Iterable[Cid]) -> tuple[asyncio.Lock, set[Cid]]:
+        """One lock, not yet taken, for all of these that nobody fetches just now."""
+        lock = asyncio.Lock()
+        free = {cid for cid in cids if cid not in self._locks}
+        self._locks.update(dict.fromkeys(free, lock))
+        return lock, free
+
     # --- what others may have of downloads ----------------------------------------------------------------------------
     def partial_of(self, cid: Cid) -> Part | None:
         download = self.active.get(cid)
