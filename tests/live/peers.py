@@ -242,6 +242,7 @@ class Peers:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.homes: dict[str, Home] = {}
+        self.faults_are_meant = False
 
     def home(self, name: str) -> Home:
         if name not in self.homes:
@@ -263,6 +264,10 @@ class Peers:
         for home in self.homes.values():
             home.close()
 
+    def tracebacks(self) -> list[str]:
+        """What no user should see: where a process printed one."""
+        return [where for home in self.homes.values() for where, text in home.said() if where.startswith("std") and "Traceback" in text]
+
     def secrets_said(self) -> list[str]:
         """Where a secret of any home was printed, logged or kept outside the files for it."""
         secrets = Secrets()
@@ -283,5 +288,6 @@ def peers_in(folder: Path) -> Iterator[Peers]:
         yield peers
     finally:
         peers.close()
+    assert peers.faults_are_meant or peers.tracebacks() == []
     # After each live test, and named by it: nothing that any of its processes said holds a key, the group's secret, an invite or a password.
     assert peers.secrets_said() == []

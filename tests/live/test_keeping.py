@@ -83,7 +83,11 @@ def test_expelled_and_every_way_back_in_tried(peers: Peers, tmp_path: Path) -> N
     # the program itself, begun anew
     carl.running[-1].stop()
     carl.running[0].stop()
-    assert refused(carl.run("find", "*.bin"))
+    found = carl.run("find", "*.bin")
+    assert refused(found) and "put out" in found.one("notice")["message"]
+    assert "put out" in carl.run("members", json=False).err
+    anew = carl.run("join", "-", stdin=anna.invite())
+    assert anew.code == 1 and "tinyp2p leave" in anew.out
     assert carl.run("get", "anna.bin", "-o", tmp_path / "stolen").code in (4, 5)
     status = carl.run("status").one("status")
     assert any("put out" in warning for warning in status["warnings"]), status["warnings"]

@@ -81,6 +81,7 @@ def test_no_process_shows_a_password(peers: Peers, tmp_path: Path, how: str) -> 
 @pytest.mark.parametrize("trouble", ["ValueError(repr(home))", "KeyError(open(home.file('group.secret')).read()[:0])"])
 def test_a_fault_of_the_program_tells_no_secret(peers: Peers, tmp_path: Path, trouble: str) -> None:
     """A traceback shows lines of source, never the values in them; what it says is searched when the test ends."""
+    peers.faults_are_meant = True
     (anna,) = peers.group("anna", tmp_path / "A")
     anna.running[-1].stop()
     broken = f"import tinyp2p.node.node as node\ndef load(home):\n    found = honest(home)\n    raise {trouble}\nhonest, node.load_group = node.load_group, load\n"

@@ -21,6 +21,7 @@ from tinyp2p.core.members import sign_member, sign_share
 from tinyp2p.core.wire import MemberRecord, ShareRecord, SignedRecord, decode_member_record, encode
 
 from . import raw
+from .mallory import Company, Mallory
 from .peers import Home, Peers, peers_in, until, write
 
 HELLO = b"GET /v1/hello HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -234,6 +235,24 @@ def odd_member(home: Home, answers: list[bytes]) -> Iterator[tuple[str, list[byt
         yield f"127.0.0.1:{listening.getsockname()[1]}", asked
     finally:
         listening.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "renewal"), [("renewed", (403, b'{"code": "left_behind"}')), ("renewed", (200, b"no json")), ("revoked", (404, b"{}"))]
+)
+def test_one_member_who_says_that_i_am_out_stops_nothing(peers: Peers, tmp_path: Path, code: str, renewal: tuple[int, bytes]) -> None:
+    """Whoever is let through by one member and refused by another hears both."""
+    write(tmp_path / "A/note.txt", 100)
+    company = Company(peers, tmp_path)
+    with Mallory(company.carl) as mallory:
+        refusal = json.dumps({"code": code, "message": "No."}).encode()
+        mallory.lie = lambda _, target: (renewal[0], {}, renewal[1]) if target == "/v1/renewal" else (403, {}, refusal)
+        assert mallory.tell(door(company.anna)) == 200
+        for command in (("members",), ("find", "note"), ("get", "note.txt", "-o", tmp_path / "out")):
+            done = company.ben.run(*command)
+            assert done.code == 0 and not done.of("notice"), done.out
+    assert (tmp_path / "out/note.txt").exists() and mallory.asked
+    assert company.ben.run("find", "note").code == 0
 
 
 def test_a_member_who_answers_nonsense_stops_nobody(peers: Peers, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from contextlib import closing
 from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING
 
+from ..core.names import printable
 from ..errors import HomeBusy, LocalError, NotAllHere, TinyP2PError
 from .show import Event, event_line, say
 
@@ -95,6 +96,10 @@ def show_event(settings: Settings, event: Event, shown: Mapping[str, Show]) -> N
         event_line(event)
     elif event["event"] in shown:
         shown[event["event"]](event)
+    elif event["event"] == "notice":
+        say(printable(event["message"]))
+        if event.get("hint"):
+            say(f"  {printable(event['hint'])}")
 
 
 def events_of_member(home: GroupHome, operation: str, request: Event) -> Generator[Event]:

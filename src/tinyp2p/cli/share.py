@@ -155,12 +155,6 @@ def _show_ready(event: Event, may_ask: bool) -> None:
         say("Sharing goes on until you press Ctrl-C.")
 
 
-def _show_notice(event: Event) -> None:
-    say(printable(event["message"]))
-    if event.get("hint"):
-        say(f"  {printable(event['hint'])}")
-
-
 def _show_shared(event: Event) -> None:
     left_out = f" ({event['left_out']:,} hidden left out)" if event.get("left_out") else ""
     whom = f", {audience(event['audience'])}" if event.get("audience") else ""
@@ -171,7 +165,6 @@ def _show_shared(event: Event) -> None:
 SHOWN: dict[str, Show] = {
     "shared": _show_shared,
     "joined": lambda event: say(f"{printable(event['name'])} has joined the group."),
-    "notice": _show_notice,
     "unshared": lambda event: say(f"No longer sharing {printable(event['share'])}."),
     "left": lambda event: say("Stopped sharing."),
     **CODE_EVENTS,

@@ -90,7 +90,8 @@ class Invite:
         """The invite that a text spells; raises UsageError with what is wrong with it."""
         text = "".join(text.split()).lower()
         if not text.startswith(PREFIX):
-            raise UsageError("This is not an invite.", f'An invite is one long word that begins with "{PREFIX}".')
+            hint = f'An invite is one long word that begins with "{PREFIX}"; a code is a number and two words, such as 47-otter-lemon.'
+            raise UsageError("This is neither an invite nor a code.", hint)
         try:
             raw = b32_bytes(text.removeprefix(PREFIX))
             if len(raw) < _FIXED.size + 4 or blake3(raw[:-4]).digest()[:4] != raw[-4:]:

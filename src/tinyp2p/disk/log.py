@@ -27,7 +27,7 @@ def log_to(path: str) -> logging.Handler:
     handler = RotatingFileHandler(path, maxBytes=MIB, backupCount=1, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     handler.setLevel(logging.INFO)
+    logging.getLogger().addHandler(handler)  # what libraries have to say belongs there too, and not on the terminal
     logger = logging.getLogger("tinyp2p")
-    logger.addHandler(handler)
     logger.setLevel(min(logger.level or logging.INFO, logging.INFO))
     return handler

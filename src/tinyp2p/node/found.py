@@ -83,7 +83,10 @@ def join_invite(
     name = name or safe_name(invite.group_name, "group")
     for known in map(home.group, home.group_names()):
         if known.read("group.crt") == pem_of(invite.group_certificate):
-            raise LocalError(f'You are in this group already, here called "{known.name}".', "See who is in it: tinyp2p members")
+            raise LocalError(
+                f'You are in this group already, here called "{known.name}".',
+                "See who is in it: tinyp2p members. To join it anew, first: tinyp2p leave",
+            )
     _must_be_new(home, name)
     if invite.expires < time.time():
         raise Refused("This invite has run out.", f"Ask its sender for another. {clock_hint(time.time())}")

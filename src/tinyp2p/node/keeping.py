@@ -35,10 +35,11 @@ FORMER = "former.json"
 NEWEST = "secret.json"
 NEWEST_KEY = "secret "
 PUT_OUT = {
-    "revoked": "This computer has been put out of the group. A member can let it in again with a new invite.",
+    "revoked": "This computer has been put out of the group.",
     "left_behind": "The group goes on with a new key, and without this computer.",
     "expired": "This computer's time as a guest is over (or a clock is wrong).",
 }
+COME_BACK = "To come back: tinyp2p leave, then tinyp2p join with a new invite."
 Telling = dict[MemberId, asyncio.Task[bool]]
 
 
@@ -58,7 +59,8 @@ class Keeping:
         self.on_cut: Callable[[], None] = lambda: None
         self.on_secret: Callable[[Group], None] = lambda group: None
         self.tell_user: Callable[[str, str], None] = lambda message, hint: None
-        self.put_out = ""
+        self._out = ""  # a word of PUT_OUT that somebody has said
+        self._out_told = False
         self._renewal: SignedRenewal | None = None
         self._taken: dict[MemberId, tuple[Peer, bytes]] | None = None
 
@@ -87,21 +89,38 @@ class Keeping:
             log.info("notice kind=%s subject=%s by=%s", notice.kind, notice.subject, notice.by)
         self._take_secret()
         self.on_cut()
-        if self.me in self.members.notices.revoked:
+        if self._is_revoked:
             self._told_out("revoked")
 
     async def refused(self, member: MemberId, reason: str) -> None:
         """Somebody no longer takes this member's certificate: the group has a new key, or goes on without us."""
-        if reason == "renewed":
-            await self.fetch_renewal(member)
-        elif reason in PUT_OUT:
+        try:
+            if reason == "renewed":
+                await self.fetch_renewal(member)
+        except AnswerError as error:
+            reason = error.reason
+        except TinyP2PError as error:
+            log.warning("no renewal member=%s error=%s", member, error)
+        if reason in PUT_OUT:
             self._told_out(reason)
 
     def _told_out(self, reason: str) -> None:
-        """Tell the user once that nobody lets this member through any more."""
-        if self.put_out != PUT_OUT[reason]:
-            self.put_out = PUT_OUT[reason]
-            self.tell_user(self.put_out, "")
+        """Tell the user once, when it has been said twice: others may just be about to answer."""
+        again, self._out = bool(self._out), reason
+        if (again or self._is_revoked) and self.put_out and not self._out_told:
+            self._out_told = True
+            self.tell_user(self.put_out, COME_BACK)
+
+    @property
+    def _is_revoked(self) -> bool:
+        return self.me in self.members.notices.revoked
+
+    @property
+    def put_out(self) -> str:
+        """Why nobody lets this member through, in a sentence. One member's word is nothing as long as another answers."""
+        if not self._out or (not self._is_revoked and any(map(self.gossip.presence.is_online, self.gossip.others()))):
+            return ""
+        return PUT_OUT[self._out]
 
     def _take_secret(self) -> None:
         secret = self.members.notices.secret

@@ -75,7 +75,8 @@ class LocalApi:
         self.at_work += 1
         self.idle.clear()
         try:
-            await self._answer(scope["path"].removeprefix("/v1/"), receive, send)
+            with contextlib.suppress(asyncio.CancelledError):  # this node ends; whoever asked hears it by the end of the answer
+                await self._answer(scope["path"].removeprefix("/v1/"), receive, send)
         finally:
             self.at_work -= 1
             if not self.at_work:

@@ -32,7 +32,7 @@ from .content import Content
 from .found import default_name, load_group
 from .getting import Getting
 from .gossip import GossipLoop
-from .keeping import Keeping
+from .keeping import COME_BACK, Keeping
 from .lanes import Lanes
 from .local_api import LocalApi
 from .nearby import Nearby
@@ -287,7 +287,7 @@ class Node:
 
     def warnings(self) -> list[str]:
         """What the user should know, in sentences."""
-        found = [self.keeping.put_out] if self.keeping.put_out else []
+        found = [f"{self.keeping.put_out} {COME_BACK}"] if self.keeping.put_out else []
         found += [f'"{share.name}" is away: {share.folder} is missing or empty.' for share in self.shares.own.values() if share.away]
         if self.members.keyholders() == [self.me] and len(self.members.members) > 1:
             found.append("Only this computer can let people in; if it is lost, nobody can. Run: tinyp2p backup FILE, or: tinyp2p promote NAME")

@@ -16,6 +16,7 @@ from ..errors import HomeBusy, NothingMatched, Refused, UsageError
 from ..model import MemberId, ShareKey
 from .folders import check_folder, share_name
 from .get_job import Request
+from .keeping import COME_BACK
 from .people import People
 from .search import Wish, time_text
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 Event = dict[str, Any]
 SCAN_WAIT_S = 10.0
 FOUND_AT_ONCE = 500
+
+
+OF_OTHERS = ("find", "ls", "get", "members")
 
 
 class Operations:
@@ -39,7 +43,13 @@ class Operations:
         named = {method.__name__: method for method in mine} | self.people.operations()
         if operation not in named:
             raise UsageError(f"There is no operation {operation}.", "Is the running member of another version? Start it anew.")
-        return named[operation](request)
+        return self._with_notice(named[operation](request)) if operation in OF_OTHERS else named[operation](request)
+
+    async def _with_notice(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+        async for event in events:
+            yield event
+        if self.node.keeping.put_out:  # which is why nobody answers
+            yield {"event": "notice", "level": "warning", "message": self.node.keeping.put_out, "hint": COME_BACK}
 
     # --- shares -----------------------------------------------------------------------------------------------------
     async def share(self, request: Event) -> AsyncIterator[Event]:

@@ -29,7 +29,7 @@ class People:
     async def invite(self, request: Event) -> AsyncIterator[Event]:
         """A text that lets somebody in."""
         node = self.node
-        uses, expires_s = int(request.get("uses") or 1), int(request.get("expires_s") or INVITE_DAYS * 86400)
+        uses, expires_s = int(request.get("uses", 1)), int(request.get("expires_s", INVITE_DAYS * 86400))
         role: Role = "guest" if request.get("guest") else "keyholder" if request.get("keyholder") else "member"
         keys = [self._share(text) for text in request.get("shares") or []]
         if (role == "guest") != bool(keys):

@@ -147,7 +147,7 @@ def _locked(home: GroupHome, events: AsyncIterator[Event]) -> Generator[Event]:
             finally:
                 runner.run(_end(pump))
     finally:
-        logging.getLogger("tinyp2p").removeHandler(handler)
+        logging.getLogger().removeHandler(handler)
         handler.close()
         os.close(lock)
 
