@@ -209,11 +209,6 @@ def test_addresses(text, address):
     assert options.Address().convert(text, None, None) == address
 
 
-@pytest.mark.parametrize(("text", "rate"), [("500k", 500_000), ("2M", 2_000_000), ("1.5MiB/s", 1_572_864), ("1GB/s", 10**9), ("2 mb", 2_000_000)])
-def test_rates(text, rate):
-    assert options.Rate().convert(text, None, None) == rate
-
-
 @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("10m", 600), ("2h", 7200), ("7D", 604_800)])
 def test_durations(text, seconds):
     assert options.Duration().convert(text, None, None) == seconds

@@ -33,7 +33,7 @@ def test_get(member, tinyp2p, tmp_path, monkeypatch):
         "member": None,
         "directory": str(tmp_path),
         "dry_run": False,
-        "limit_rate": 2_000_000,
+        "limit_rate": "2M",
     }
     assert fake.requests == [("get", {**expected, "update": False, "wait_s": 600, "confirmed": False, "resume": False})]
 

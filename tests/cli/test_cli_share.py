@@ -168,7 +168,7 @@ def test_folders_go_to_the_member_that_runs(member, tinyp2p, photos):
     ran = tinyp2p("share", str(photos), "--as", "P", "--with", "anna, bob", "--with", "carl", "--name", "x")
     assert ran.code == 0
     assert ran.err.startswith("Sharing Photos: 3 files, 10 bytes so far, with anna only\n") and "It did not take over --name" in ran.err
-    assert fake.requests == [("share", {"folders": [str(photos)], "as": "P", "with": ["anna", "bob", "carl"], "force": False})]
+    assert fake.requests == [("share", {"folders": [str(photos)], "as": "P", "with": ["anna", "bob", "carl"], "force": False, "limit_rate": None})]
     ran = tinyp2p("share")
     assert ran.code == 0 and "is running on this computer already" in ran.err and len(fake.requests) == 1
     ran = tinyp2p("share", "--new", "--group", "photos", str(photos))

@@ -133,7 +133,7 @@ def test_where_all_are_too_many_whoever_has_most_gives_one_up(tmp_path: Path, mo
     ids=["nothing", "a line", "a head", "a second", "an empty line"],
 )
 def test_slow_heads_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bytes) -> None:
-    monkeypatch.setattr(server_module, "HEADER_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(server_module, "HEADER_TIMEOUT_S" if begun else "KEEP_ALIVE_S", 0.5)
     with door(echo, tmp_path) as found, found.opened() as slow:
         if begun:
             slow.sendall(begun)

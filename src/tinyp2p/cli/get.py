@@ -54,7 +54,7 @@ class Outcome:
 @option("--member", metavar="M", help="Only what this member shares.")
 @option("-o", "--output", "directory", metavar="DIR", default=".", help="Where to put it; else the current folder.")
 @option("--dry-run", is_flag=True, help="Only show what would be fetched.")
-@option("--limit-rate", metavar="R", type=Rate(), help="No more bytes a second than this: 500k, 2M.")
+@option("--limit-rate", metavar="R", type=Rate(), help="Fetch no more bytes a second than this: 500k, or by the hour: 2M,08:00-18:00=500k.")
 @option("--update", is_flag=True, help="Replace what tinyp2p has put here and nobody has edited since.")
 @option("--wait", "wait_s", metavar="TIME", type=Duration(), default=0, help="Wait for members that are offline: 30s, 10m, 2h.")
 @option("--yes", "confirmed", is_flag=True, help="Do not ask, however much it is.")

@@ -25,7 +25,6 @@ Function = Callable[..., int | None]
 
 NO_ENVIRONMENT = ("yes", "force", "keyholder")
 DURATION_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-RATE_UNITS = {"k": 1, "m": 2, "g": 3}
 
 
 @dataclass(slots=True)
@@ -100,18 +99,15 @@ class Duration(ParamType):
 
 
 class Rate(ParamType):
-    """Bytes a second with a unit: 500k, 2M, 1.5MiB/s."""
+    """A limit on bytes a second, which may have hours: 500k, or 2M,08:00-18:00=500k."""
 
     name = "rate"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)\s*([kmg])(i?)b?(?:/s)?", value.strip().lower())
-        rate = int(float(found[1]) * (1024 if found[3] else 1000) ** RATE_UNITS[found[2]]) if found else 0
-        if rate < 1:
-            self.fail(f"{value!r} is no rate; write the bytes a second like 500k, 2M or 1G.", param, ctx)
-        return rate
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from ..core.timetable import Timetable
+
+        Timetable.parse(value)
+        return str(value)
 
 
 def option(*names: str, **attributes: Any) -> Callable[[Function], Function]:

@@ -21,7 +21,7 @@ from .show import Event, audience, count, files_and_size, names, result, say, si
 
 QUESTION = "No group here yet. Invite or code (Enter starts a new group): "
 WAIT_S = 3600.0  # for a keyholder that is away
-OF_THE_START = {"listen": "--listen", "advertise": "--advertise", "peers": "--peer", "name": "--name", "limit_rate": "--limit-rate"}
+OF_THE_START = {"listen": "--listen", "advertise": "--advertise", "peers": "--peer", "name": "--name"}
 FOLDER_EXAMPLE = "For example: tinyp2p share ~/Photos"
 
 
@@ -40,7 +40,12 @@ FOLDER_EXAMPLE = "For example: tinyp2p share ~/Photos"
 @option("--listen", metavar="HOST:PORT", type=Address(), help="Where others reach this computer.")
 @option("--advertise", metavar="HOST:PORT", type=AddressList(), help="The address to tell others, if it is another.")
 @option("--peer", "peers", metavar="HOST:PORT", type=AddressList(), help="A member to begin with.")
-@option("--limit-rate", metavar="R", type=Rate(), help="Send no more bytes a second than this, to all together: 500k, 2M.")
+@option(
+    "--limit-rate",
+    metavar="R",
+    type=Rate(),
+    help="Send no more bytes a second than this, to all together: 500k, or by the hour: 2M,08:00-18:00=500k.",
+)
 @option("--no-lan", is_flag=True, help="Say and ask nothing in this network; codes then need an address.")
 @option("--new", is_flag=True, help="Start a new group (with --group NAME: of that name).")
 @option("--force", is_flag=True, help="Share a folder that holds much more than you may think.")
@@ -62,6 +67,7 @@ def share(
     Whatever is added, changed or removed in a folder is seen by the others at once. Nothing is ever written into it. Folders are remembered.
     """
     request: Event = {"folders": _folders(settings, folders, as_name, force), "as": as_name, "with": with_members, "force": force}
+    request["limit_rate"] = given["limit_rate"]
     group, founded = _group(settings, request["folders"], new, password_file, given["peers"], given["name"])
     ignored = [option for name, option in OF_THE_START.items() if given[name]]
     options: Event = {**request, **given, "lan": not no_lan, "new": founded, "code": settings.may_ask}
@@ -115,12 +121,12 @@ def _ask_for_invite(settings: Settings, password_file: str | None) -> str:
 def _hand_over(settings: Settings, group: GroupHome, request: Event, ignored: list[str]) -> int:
     """A member runs already: it takes the folders, and this command is done."""
     notice = f'"{printable(group.name)}" is running on this computer already.'
-    if not request["folders"]:
+    if not request["folders"] and not request["limit_rate"]:
         show_event(settings, {"event": "notice", "level": "info", "message": notice, "hint": "See: tinyp2p status"}, SHOWN)
         return 0
     show_all(settings, events_of_member(group, "share", request), **SHOWN)
     hint = f"It did not take over {', '.join(ignored)}: stop it and share again to change that." if ignored else ""
-    show_event(settings, {"event": "notice", "level": "info", "message": f"{notice} It shares this too from now on.", "hint": hint}, SHOWN)
+    show_event(settings, {"event": "notice", "level": "info", "message": f"{notice} It does this too from now on.", "hint": hint}, SHOWN)
     return 0
 
 

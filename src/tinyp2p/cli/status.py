@@ -37,6 +37,8 @@ def _status_lines(event: Event) -> Iterator[str]:
         whence = f" from {told}" if (told := sources(transfer.get("sources") or {})) else ""
         moved = f"{size(transfer['bytes'])} of {size(transfer['total'])}, {size(transfer['rate'])}/s"
         yield f"Fetching {printable(transfer['path'])}: {moved}{whence}"
+    if event.get("limit_rate"):
+        yield f"Sends at most {printable(event['limit_rate'])} bytes a second."
     for upload in event.get("uploads", ()):
         yield f"Sent to {printable(upload['name'])}: {size(upload['bytes'])}"
     for warning in event.get("warnings", ()):

@@ -18,7 +18,7 @@ from ..disk.notes import Notes, Placed
 from ..disk.small_files import SmallFile, place_small
 from ..disk.target import Target
 from ..errors import TinyP2PError, WrongBytes
-from ..limits import CONNECTIONS_PER_SOURCE, MAX_BATCH_BYTES, MAX_BATCH_FILES
+from ..limits import CONNECTIONS_PER_SOURCE, MAX_BATCH_BYTES, MAX_BATCH_FILES, SMALL_FILE
 from ..model import Cid, MemberId
 from ..net.client import Connection
 from .plan import Item
@@ -85,8 +85,9 @@ class Batches:
         count = size = 0
         left, workers = sum(map(len, self._waiting.values())), CONNECTIONS_PER_SOURCE * len(self._tried)
         most = min(MAX_BATCH_FILES, max(LEAST, left // (2 * workers)))
+        room = min(MAX_BATCH_BYTES, max(SMALL_FILE, self.rate.bytes_per_s))  # about a second of what the user allows
         for holders, waiting in self._waiting.items():
-            while source in holders and waiting and count < most and size + waiting[0].entry.size <= MAX_BATCH_BYTES:
+            while source in holders and waiting and count < most and size + waiting[0].entry.size <= room:
                 item = waiting.popleft()
                 count, size = count + 1, size + item.entry.size
                 yield item
@@ -100,7 +101,7 @@ class Batches:
             sizes = [item.entry.size for item in items]
             request = wire.encode(wire.Blobs([item.cid or "" for item in items]))
             async with self.rate:
-                self.rate.moved(sum(sizes))
+                await self.rate.spend(sum(sizes))
             raw = await connection.ask("POST", "/v1/blobs", request, limit=sum(sizes) + HEAD_BYTES * len(items))
             contents = decode_frames(raw, sizes)
             self.on_bytes(source, sum(len(content) for content in contents if content is not None))

@@ -184,7 +184,7 @@ class Download:
         async with AsyncExitStack() as lanes, asyncio.TaskGroup() as tasks:
             with self._working():
                 await self._begin(source)
-                for _ in range(1 if self.is_small or source in self._found else CONNECTIONS_PER_SOURCE):
+                for _ in range(1 if self.is_small or source in self._found or self.rate.limit else CONNECTIONS_PER_SOURCE):
                     connection = await lanes.enter_async_context(self.lanes.lane(source))
                     for _ in range(1 if self.is_small else REQUESTS_PER_CONNECTION):
                         tasks.create_task(self._slot(connection, source))
@@ -257,7 +257,7 @@ class Download:
             with self._working():
                 async with self.rate:
                     request = self.picker.next_request(source, self._loop.time())
-                    self.rate.moved(self._size_of(request) if request else 0)
+                    await self.rate.spend(self._size_of(request) if request else 0)
                 if request is not None:
                     await self._request(connection, request)
                     continue

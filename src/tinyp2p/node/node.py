@@ -63,7 +63,7 @@ class Node:
         self.home_path = os.path.dirname(os.path.dirname(home.path))
         self.is_member = is_member
         self.settings = self._merge(options)
-        self.limit_rate: float | None = options.get("limit_rate")
+        self.limit_rate: str | None = options.get("limit_rate")
         self.port: int | None = options.get("port")  # of the life before, where the keys have changed
         self.group, self.key, self.certificate = load_group(home)
         self.me: MemberId = self.key.id

@@ -54,7 +54,10 @@ class Operations:
     # --- shares -----------------------------------------------------------------------------------------------------
     async def share(self, request: Event) -> AsyncIterator[Event]:
         """Offer folders from now on; an event for each once it has been scanned."""
-        for share in self.offer(request):
+        shares = self.offer(request)
+        if request.get("limit_rate"):
+            self.node.content.upload_rate.set(str(request["limit_rate"]))
+        for share in shares:
             async for event in self.scanned(share):
                 yield event
 
@@ -246,6 +249,7 @@ class Operations:
             "peers": [{"address": address, "state": self._peer_state(address, state)} for address, state in node.gossip.peer_states.items()],
             "transfers": [{"path": job.target.path, **job.progress()} for job in node.getting.running],
             "uploads": [{"name": names[member], "bytes": size} for member, size in node.content.uploaded.items() if size],
+            "limit_rate": node.content.upload_rate.limit,
             "running": node.is_member,
             "warnings": node.warnings(),
         }

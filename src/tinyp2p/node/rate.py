@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-import math
+import time
+from collections.abc import Callable
 from types import TracebackType
+
+from ..core.timetable import Timetable
+
+
+def minute_of_day() -> int:
+    now = time.localtime()
+    return now.tm_hour * 60 + now.tm_min
 
 
 class Rate:
-    """`async with rate:` waits for a turn, in the order of asking; what then moves is told by `moved` and delays the next turn."""
+    """`async with rate:` waits for a turn, in the order of asking; in it, `spend` waits until so many bytes may have moved."""
 
-    def __init__(self, bytes_per_s: float | None = None) -> None:
-        self.bytes_per_s = bytes_per_s or math.inf
+    def __init__(self, limit: str | None = None, minute: Callable[[], int] = minute_of_day) -> None:
+        self.minute = minute
         self._turn = asyncio.Lock()
         self._free_at_s = 0.0
+        self.set(limit)
+
+    def set(self, limit: str | None) -> None:
+        """As `--limit-rate` has it; None: no limit. Raises UsageError."""
+        self.table = Timetable.parse(limit) if limit else Timetable()
+        self.limit = limit
+
+    @property
+    def bytes_per_s(self) -> float:
+        return self.table.at(self.minute())
 
     async def __aenter__(self) -> None:
         await self._turn.acquire()
-        try:
-            wait_s = self._free_at_s - asyncio.get_running_loop().time()
-            if wait_s > 0:
-                await asyncio.sleep(wait_s)
-        except BaseException:
-            self._turn.release()
-            raise
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._turn.release()
 
-    def moved(self, size_bytes: int) -> None:
-        self._free_at_s = max(self._free_at_s, asyncio.get_running_loop().time()) + size_bytes / self.bytes_per_s
+    async def spend(self, size_bytes: int) -> None:
+        """Never more than the limit since the last pause: waiting comes first, so that not even the first request is ahead of it."""
+        now = asyncio.get_running_loop().time()
+        self._free_at_s = max(self._free_at_s, now) + size_bytes / self.bytes_per_s
+        if self._free_at_s > now:
+            await asyncio.sleep(self._free_at_s - now)

@@ -192,7 +192,7 @@ class Routes:
                 self.content.sent(member, share, cid, len(content))
         body = encode_frames(content for content, _ in found)
         async with self.content.upload_rate:
-            self.content.upload_rate.moved(len(body))
+            await self.content.upload_rate.spend(len(body))
         return Response(body, media_type="application/octet-stream")
 
     async def blob(self, request: Request, send: Send) -> None:
@@ -234,7 +234,7 @@ class Routes:
             reading = asyncio.create_task(asyncio.to_thread(source.read, start, min(step, end - start))) if start < end else None
             try:
                 async with rate:
-                    rate.moved(len(piece))
+                    await rate.spend(len(piece))
                 async with self.content.slots.slot(member, len(piece)):
                     for at in range(0, len(piece), SEND_BUFFER):
                         last = reading is None and at + SEND_BUFFER >= len(piece)

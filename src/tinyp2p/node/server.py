@@ -97,7 +97,7 @@ class MemberProtocol(HttpToolsProtocol):
         transport.set_write_buffer_limits(high=SEND_BUFFER // 2, low=SEND_BUFFER // 4)
         with contextlib.suppress(OSError, AttributeError):
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SEND_BUFFER)
-        self._await(HEADER_TIMEOUT_S)
+        self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE_S, transport.abort)  # as between two requests
 
     def _has_room(self) -> bool:
         """Whether one more connection of this member may be; where there are too many of all, whoever has most gives one up."""
