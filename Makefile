@@ -22,11 +22,12 @@ help:
 	@echo "make bench [QUICK=1] [ONLY=single]   tinyp2p beside other programs on the same files; all of it writes docs/benchmarks.md (QUICK: 3 minutes)"
 	@echo "make clean                 remove the virtual environment and caches"
 
-# The lock file holds versions and hashes of everything that is installed.
+# The lock file holds versions and hashes of everything that is installed; --no-deps, so that nothing newer is looked for beside it.
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check --disable-pip-version-check
 	touch $(STAMP)
 
 demo: $(STAMP)
