@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyp2p.core.match import Query, parse_place
+from tinyp2p.core.match import Query, parse_place, search_text
 from tinyp2p.errors import UsageError
 from tinyp2p.model import Place
 
@@ -140,7 +140,8 @@ def test_whole_names(pattern: str, share: str, path: str, matches: bool) -> None
 def test_regexes(regex: str, share: str, path: str, matches: bool) -> None:
     query = Query.parse([], regex)
     assert query.matches(share, path) is matches
-    assert query.required is None
+    if matches:
+        assert all(literal in search_text(f"{share}/{path}") for literal in query.literals)
 
 
 @pytest.mark.parametrize("regex", ["(", "[a", "*", "(?P<x", "a{99999999999999999999}", "(?L)a", "(" * 5000 + ")" * 5000, "\x1b("])
@@ -160,30 +161,54 @@ def test_several_patterns_mean_any_and_none_means_everything() -> None:
     query = Query.parse(["*.jpg", "beach"], "^x/y")
     assert query.matches("s", "a.jpg") and query.matches("s", "beach.png") and query.matches("x", "y")
     assert not query.matches("s", "a.png")
-    assert query.required is None
+    assert query.required is None and not query.literals
     everything = Query.parse([])
     assert everything.matches("s", "") and everything.required is None
     assert Query.parse(["a"]) == Query.parse(("a",)) != Query.parse(["b"])
 
 
 @pytest.mark.parametrize(
-    ("pattern", "required"),
+    ("pattern", "literals", "required"),
     [
-        ("beach", "beach"),
-        ("Beach", "Beach"),
-        ("*.jpg", ".jpg"),
-        ("Photos/**/20?4*.jpeg", "Photos/"),
-        ("bookshop", "shop"),
-        ("grüße", "gr"),
-        ("*", None),
-        ("?k;[abc]", None),
-        ("日本", None),
-        ("a[", "a["),
-        ("/*tail/", "tail"),
+        ("beach", ["beach"], "beach"),
+        ("Beach", ["beach"], "beach"),
+        ("*.jpg", [".jpg"], ".jpg"),
+        ("Photos/**/20?4*.jpeg", ["photos/", "20", "4", ".jpeg"], "photo"),
+        ("bookshop", ["bookshop"], "boo"),
+        ("grüße", ["gr", "e"], "gr"),
+        ("*", [], None),
+        ("?k;[abc]", ["k;"], None),
+        ("日本", [], None),
+        ("a[", ["a["], "a["),
+        ("/*tail/", ["tail"], "ta"),
     ],
 )
-def test_required(pattern: str, required: str | None) -> None:
-    assert Query.parse([pattern]).required == required
+def test_literals_of_a_pattern(pattern: str, literals: list[str], required: str | None) -> None:
+    query = Query.parse([pattern])
+    assert (list(query.literals), query.required) == (literals, required)
+
+
+@pytest.mark.parametrize(
+    ("regex", "literals"),
+    [
+        (r"sun.*[0-9]7\.jpg$", ["sun", "7.jpg"]),
+        (r"^Trip/(?P<day>day)+ (?:a|b)x{0,2}y", ["trip/", "day", " ", "y"]),
+        (r"a(bc)d|e", []),
+        (r"(?i)a\x62c(?=def)(?!ghi)\b(j)", ["abcj"]),
+        (r"(?x) a b c", ["abc"]),
+        (r"[a]b(c*)(d)(?:ef)?(?>gh)i++", ["ab", "d"]),
+    ],
+)
+def test_literals_of_a_regex(regex: str, literals: list[str]) -> None:
+    assert list(Query.parse([], regex).literals) == literals
+
+
+def test_search_text_knows_all_that_a_regex_takes_for_an_ascii_character() -> None:
+    for letter in map(chr, range(128)):
+        alike = re.compile(re.escape(letter), re.IGNORECASE).fullmatch
+        for character in map(chr, range(0x80, 0x300)):
+            assert not alike(character) or search_text(character) == letter.lower(), (letter, character)
+    assert [search_text(character) for character in "\u212aİıſ"] == ["k", "i", "i", "s"]
 
 
 def test_required_knows_each_character_that_turns_into_ascii() -> None:
@@ -194,6 +219,7 @@ def test_required_knows_each_character_that_turns_into_ascii() -> None:
             for pattern in (letter, letter.upper()):
                 query = Query.parse([pattern])
                 assert query.required is None or not query.matches("", character), (pattern, character)
+                assert not query.matches("", character) or query.literals[0] in search_text(character)
 
 
 patterns = st.text(alphabet="ab/*?k", min_size=1, max_size=8) | st.lists(
@@ -255,6 +281,26 @@ def test_globs_against_the_obvious_matcher(pattern: str, share: str, path: str) 
     assert Query.parse([pattern]).matches(share, path) == expected(pattern, share, path)
 
 
+regexes = st.lists(
+    st.sampled_from(
+        ["a", "b", "A", "i", "k", "é", "/", ".", "\\.", "(ab)", "(?:a|b)", "[ab]", "a+", "(?:ba){2}", "b*", "a?", "(?i)", "^", "$", "(?=a)", "ı"]
+    ),
+    min_size=1,
+    max_size=6,
+).map("".join)
+
+
+@steady
+@given(regexes, paths)
+def test_literals_of_a_regex_exclude_no_match(regex: str, path: str) -> None:
+    try:
+        query = Query.parse([], regex)
+    except UsageError:
+        return
+    if query.matches("ab", path):
+        assert all(literal in search_text(f"ab/{path}") for literal in query.literals)
+
+
 @steady
 @given(patterns | paths, st.booleans(), paths)
 def test_required_excludes_no_match_and_unicode_form_does_not_count(pattern: str, whole: bool, path: str) -> None:
@@ -266,6 +312,7 @@ def test_required_excludes_no_match_and_unicode_form_does_not_count(pattern: str
         assert query.required.lower() in re.sub("[A-Z]", lambda found: found[0].lower(), f"{share}/{path}")
     if matches:
         assert query.matches(share, path + "/deeper/still")
+        assert all(literal in search_text(f"{share}/{path}") for literal in query.literals)
     assert query.matches(share, unicodedata.normalize("NFD", path)) == matches
     assert Query.parse([unicodedata.normalize("NFD", pattern)], whole=whole).matches(share, path) == matches
 

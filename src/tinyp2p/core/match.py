@@ -1,6 +1,6 @@
 """The pattern language of find and get: substrings, globs, regular expressions, and the places that name one entry.
 
-Owns what a pattern means. Leaves out where entries come from: the index narrows them by `Query.required` and asks `Query.matches`.
+Owns what a pattern means. Leaves out where entries come from: the index narrows them by `Query.literals` and asks `Query.matches`.
 No pattern ever comes from another member, but each path does, so a glob costs about as much as the name is long
 (docs/protocol.md, section 4, says what a path is).
 """
@@ -8,10 +8,12 @@ No pattern ever comes from another member, but each path does, so a glob costs a
 from __future__ import annotations
 
 import re
+import re._parser as parser  # type: ignore[import-not-found]
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import UsageError
 from ..model import Place
@@ -29,8 +31,10 @@ _token = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _OPEN = {"folders": r"(?>(?:[^/]*+/)*?", "stars": r"(?>.*?", "star": r"(?>[^/]*?"}
-# Normalising turns the Kelvin sign, the Greek question mark and the Greek varia into K, ; and `, which the stored name then lacks.
-_stored_alike = re.compile(r"[ -:<-JL-_a-jl-~]+")
+# What a pattern may take for an ASCII letter, or normalising turns into one, is one in `search_text`; a stored name lacks these letters then.
+_LOOKALIKES = {0x130: "i", 0x131: "i", 0x17F: "s", 0x212A: "k"}
+_ascii_run = re.compile(r"[ -~]+")
+_stored_alike = re.compile(r"[ -:<-_a-hjl-rt-~]+")
 _range = re.compile(r"(.)-(.)|(.)", re.DOTALL)
 _escapes = re.compile(r"\\(?:N\{[^}]*\}|x..|u.{4}|U.{8}|.)|\(\?P[<=>]\w*", re.DOTALL)
 _looks_at_end = re.compile(r"[$\\]|\(\?|[*+?}]\+")
@@ -38,11 +42,11 @@ _looks_at_end = re.compile(r"[$\\]|\(\?|[*+?}]\+")
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What find and get look for; `required` is ASCII text that SHARE/PATH of each match contains in some case, None if there is none."""
+    """What find and get look for; `literals` are ASCII texts in lower case that `search_text` of SHARE/PATH contains, all of them, of each match."""
 
     patterns: tuple[str, ...]
     regex: str | None
-    required: str | None
+    literals: tuple[str, ...]
     _tests: tuple[_Test, ...] = field(repr=False, compare=False)
 
     @classmethod
@@ -56,9 +60,14 @@ class Query:
             raise UsageError("A pattern is empty.", "For everything write '*'.")
         parsed = [_parse_pattern(pattern, whole) for pattern in patterns]
         if regex is not None:
-            parsed.append((_regex_test(regex), None))
-        required = parsed[0][1] if len(parsed) == 1 else None
-        return cls(tuple(patterns), regex, required, tuple(test for test, _ in parsed))
+            parsed.append((_regex_test(regex), _regex_literals(regex)))
+        literals = _ascii_run.findall(parsed[0][1].lower()) if len(parsed) == 1 else []
+        return cls(tuple(patterns), regex, tuple(literals), tuple(test for test, _ in parsed))
+
+    @property
+    def required(self) -> str | None:
+        """The longest text that SHARE/PATH of each match contains as it is stored, but for the case of its ASCII letters; None if there is none."""
+        return max((piece for literal in self.literals for piece in _stored_alike.findall(literal)), key=len, default=None)
 
     def matches(self, share: str, path: str) -> bool:
         """Whether the entry, or a directory that it lies in, is meant."""
@@ -85,16 +94,21 @@ def _comparable(text: str, sensitive: bool) -> str:
     return text if sensitive else text.lower()
 
 
+def search_text(text: str) -> str:
+    """`text` in lower case, with whatever a pattern may take for an ASCII letter being that letter."""
+    return text.lower() if text.isascii() else unicodedata.normalize("NFC", text).translate(_LOOKALIKES).lower()
+
+
 def _share_path(share: str, path: str) -> str:
     return f"{share}/{path}" if path else share
 
 
-def _parse_pattern(pattern: str, whole: bool) -> tuple[_Test, str | None]:
-    """The pattern's test and the ASCII text it cannot do without."""
+def _parse_pattern(pattern: str, whole: bool) -> tuple[_Test, str]:
+    """The pattern's test and the texts it cannot do without, a line each."""
     sensitive = any(character.isupper() for character in pattern)
     pattern = _comparable(pattern, sensitive)
     is_glob = any(match.lastgroup != "literal" for match in _token.finditer(pattern))
-    required = _required(pattern.strip("/") if is_glob or whole else pattern)
+    required = "".join(match["literal"] or "\n" for match in _token.finditer(pattern.strip("/") if is_glob or whole else pattern))
     if not is_glob and not whole:
         # What stands in a directory's name also stands in the names of its contents.
         return lambda share, path: pattern in _comparable(_share_path(share, path), sensitive), required
@@ -105,12 +119,6 @@ def _parse_pattern(pattern: str, whole: bool) -> tuple[_Test, str | None]:
     if is_glob:
         return lambda _, path: name(_comparable(path, sensitive)) is not None, required
     return lambda share, path: name(_comparable(_share_path(share, path), sensitive)) is not None, required
-
-
-def _required(pattern: str) -> str | None:
-    """The longest literal text of a pattern that no stored name can spell with other characters."""
-    literals = "".join(match["literal"] or "\n" for match in _token.finditer(pattern))
-    return max(_stored_alike.findall(literals), key=len, default=None)
 
 
 def _compile_glob(pattern: str) -> Callable[[str], re.Match[str] | None]:
@@ -148,6 +156,25 @@ def _glob_set(members: str, negated: bool) -> str:
     if not ranges:  # only ranges that run backwards
         return "[^/]" if negated else "(?!)"
     return f"(?!/)[{'^' if negated else ''}{''.join(ranges)}]"
+
+
+def _regex_literals(regex: str) -> str:
+    """The texts that whatever the regular expression finds must contain, a line each."""
+    return "".join(_spelled(parser.parse(unicodedata.normalize("NFC", regex))))
+
+
+def _spelled(parsed: Iterable[tuple[Any, Any]]) -> Iterator[str]:
+    for kind, value in parsed:
+        if kind == parser.LITERAL:
+            yield chr(value)
+        elif kind == parser.SUBPATTERN:
+            yield from _spelled(value[3])
+        elif kind in (parser.AT, parser.ASSERT, parser.ASSERT_NOT):
+            continue  # these take up no character
+        elif kind in (parser.MAX_REPEAT, parser.MIN_REPEAT) and value[0] > 0:
+            yield from ("\n", *_spelled(value[2]), "\n")
+        else:
+            yield "\n"
 
 
 def _regex_test(regex: str) -> _Test:

@@ -14,8 +14,12 @@ from ..errors import LocalError, WrongBytes
 from ..limits import HASH_SIZE, INDEX_BUDGET_ENTRIES, MAX_CHANGES_BYTES, REMOVED_KEPT
 from ..model import Cid, Entry, MemberId, ShareKey
 from .index import Index
+from .trigrams import Trigrams, pieces_in_path
 
 COLUMNS = "path, type, size, mtime_ns, mode, version, cid, target"
+UPSERT = """
+ON CONFLICT (catalog, path) DO UPDATE SET type = excluded.type, size = excluded.size, mtime_ns = excluded.mtime_ns, mode = excluded.mode,
+  version = excluded.version, cid = excluded.cid, target = excluded.target"""
 PAGE = 1_000
 # What tells a change besides its path, in JSON; names may need escapes.
 ENTRY_BYTES, PATH_FACTOR = 200, 2
@@ -42,6 +46,7 @@ class CatalogState:
 class Catalogs:
     def __init__(self, index: Index) -> None:
         self.index = index
+        self.trigrams = Trigrams(index)
 
     # --- reading ----------------------------------------------------------------------------------------------------
     def state(self, key: ShareKey) -> CatalogState | None:
@@ -123,21 +128,39 @@ class Catalogs:
         sql = "SELECT DISTINCT c.member, c.share FROM catalog c WHERE EXISTS (SELECT 1 FROM entry e WHERE e.cid = ? AND e.catalog = c.id)"
         return [ShareKey(member, share) for member, share in self.index.read().execute(sql, (cid,))]
 
-    def scan(self, members: Sequence[str] | None, required: str | None, cid: Cid | None) -> Iterator[tuple[ShareKey, Entry]]:
-        """Entries for a search, narrowed by what SQL can tell; `required` is an ASCII substring of SHARE/PATH, case ignored."""
+    def scan(
+        self, members: Sequence[str] | None, required: str | None, cid: Cid | None, literals: Sequence[str] = ()
+    ) -> Iterator[tuple[ShareKey, Entry]]:
+        """Entries for a search, narrowed by what SQL can tell; `required` and `literals` as in match.Query."""
         if cid is not None:
             yield from ((key, entry) for key, entry in self.holding(cid) if members is None or key.member in members)
             return
+        looked_up: dict[tuple[str, ...], dict[int, list[Entry]] | None] = {}
         for catalog, member, share in self.index.read().execute("SELECT id, member, share FROM catalog ORDER BY id").fetchall():
             if members is not None and member not in members:
                 continue
             key = ShareKey(member, share)
-            if required:
+            pieces = tuple(pieces_in_path(share, literals))
+            if pieces not in looked_up:
+                looked_up[pieces] = self._candidates(pieces)
+            by_catalog = looked_up[pieces]
+            if by_catalog is not None:
+                found = iter(by_catalog.get(catalog, ()))
+            elif required:
                 wanted = "%" + required.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
                 found = self._pages(catalog, where="? || path LIKE ? ESCAPE '\\'", values=(f"{share}/", wanted))
             else:
                 found = self._pages(catalog)
             yield from ((key, entry) for entry in found)
+
+    def _candidates(self, pieces: Sequence[str]) -> dict[int, list[Entry]] | None:
+        rows = self.trigrams.candidates(pieces, COLUMNS)
+        if rows is None:
+            return None
+        by_catalog: dict[int, list[Entry]] = {}
+        for catalog, *columns in rows:
+            by_catalog.setdefault(catalog, []).append(Entry(*columns))
+        return by_catalog
 
     # --- others' catalogs -------------------------------------------------------------------------------------------
     def open(self, key: ShareKey, expected_entries: int = 0) -> CatalogState:
@@ -185,9 +208,12 @@ class Catalogs:
             old_bits, hashes, count = db.execute("SELECT bits, hashes, entries FROM catalog WHERE id = ?", (catalog,)).fetchone()
             fresh = bytearray(hashes) if old_bits == bits else bytearray(HASH_SIZE << bits)
             for number, raw, entries in buckets:
-                count -= db.execute("DELETE FROM entry WHERE catalog = ? AND slot >= ? AND slot < ?", (catalog, *slots_of(number, bits))).rowcount
+                sql = "SELECT path FROM entry WHERE catalog = ? AND slot >= ? AND slot < ?"
+                old = {path for (path,) in db.execute(sql, (catalog, *slots_of(number, bits)))}
+                gone = old.difference(entry.path for entry in entries)
+                db.executemany("DELETE FROM entry WHERE catalog = ? AND path = ?", [(catalog, path) for path in gone])
                 _put(db, catalog, entries)
-                count += len(entries)
+                count += len(entries) - len(old)
                 fresh[number * HASH_SIZE : (number + 1) * HASH_SIZE] = bucket_hash(raw)
             sql = "UPDATE catalog SET bits = ?, hashes = ?, entries = ?, complete = 0, record = NULL WHERE id = ?"
             db.execute(sql, (bits, bytes(fresh), count, catalog))
@@ -242,7 +268,7 @@ def _bucket(db: sqlite3.Connection, catalog: int, number: int, bits: int) -> lis
 
 def _put(db: sqlite3.Connection, catalog: int, entries: Iterable[Entry]) -> None:
     db.executemany(
-        f"INSERT OR REPLACE INTO entry (catalog, slot, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO entry (catalog, slot, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) {UPSERT}",
         ((catalog, slot_of(e.path), e.path, e.type, e.size, e.mtime_ns, e.mode, e.version, e.cid, e.target) for e in entries),
     )
     db.executemany("DELETE FROM removed WHERE catalog = ? AND path = ?", ((catalog, entry.path) for entry in entries))

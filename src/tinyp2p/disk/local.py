@@ -16,7 +16,7 @@ from ..core.chunks import Manifest
 from ..core.wire import SignedRecord, bits_for
 from ..limits import MIB, VERSION_BLOCK
 from ..model import Cid, MemberId, ShareKey
-from .catalogs import Catalogs, Goal, rehash, settle
+from .catalogs import UPSERT, Catalogs, Goal, rehash, settle
 from .hasher import Hashed
 from .index import Index, from_column, to_column
 from .scan import Folder, Found
@@ -208,7 +208,7 @@ class Local:
     def _move(self, db: Connection, catalog: int, first_version: int, worst: int, count: int) -> int:
         """Carry the working copy's changes over into the entries; the last version used."""
         chosen = (catalog, worst)
-        db.execute(f"{_PUBLISH} WHERE {_CHOSEN} AND gone = 0 {_UPSERT}", (first_version, VERSION_BLOCK, *chosen))
+        db.execute(f"{_PUBLISH} WHERE {_CHOSEN} AND gone = 0 {UPSERT}", (first_version, VERSION_BLOCK, *chosen))
         db.execute(f"DELETE FROM removed WHERE catalog = ? AND path IN (SELECT path FROM local WHERE {_CHOSEN} AND gone = 0)", (catalog, *chosen))
         (gone,) = db.execute(f"SELECT count(*) FROM local WHERE {_CHOSEN} AND gone = 1", chosen).fetchone()
         if gone:
@@ -240,9 +240,6 @@ SELECT catalog, path, ? + (? + row_number() OVER (ORDER BY id) - 1) / ? FROM loc
 _PUBLISH = """
 INSERT INTO entry (catalog, path, slot, type, size, mtime_ns, mode, version, cid, target)
 SELECT catalog, path, slot, type, size, mtime_ns, mode, ? + (row_number() OVER (ORDER BY id) - 1) / ?, cid, target FROM local"""
-_UPSERT = """
-ON CONFLICT (catalog, path) DO UPDATE SET type = excluded.type, size = excluded.size, mtime_ns = excluded.mtime_ns, mode = excluded.mode,
-  version = excluded.version, cid = excluded.cid, target = excluded.target"""
 
 
 def _has_changed(item: Found, old: tuple[object, ...] | None) -> bool:

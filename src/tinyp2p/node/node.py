@@ -194,6 +194,7 @@ class Node:
             self.members.learn((), (signed,))
         await self.api.start()
         self._look_around()
+        self.spawn(self._keep_searchable())
 
     def _look_around(self) -> None:
         """Find members in the local network; a command looks only where it takes long and somebody may be there."""
@@ -317,6 +318,13 @@ class Node:
                 self.shares.check_versions()
             for key in self.members.shares:
                 self.sync.want(key)
+
+    async def _keep_searchable(self) -> None:
+        """Let the trigrams follow the entries, with half of one processor at most."""
+        while True:
+            began_s = time.monotonic()
+            more = await self.index.in_turn(self.catalogs.trigrams.catch_up)
+            await asyncio.sleep(time.monotonic() - began_s if more else 5)
 
     def keep_served(self) -> None:
         rows = self.content.take_served()

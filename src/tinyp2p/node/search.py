@@ -83,7 +83,7 @@ class Search:
         if places and not plain and wish.regex is None and cid is None:
             return
         query = Query.parse(plain, wish.regex)
-        for key, entry in self.catalogs.scan(members, query.required, cid):
+        for key, entry in self.catalogs.scan(members, query.required, cid, query.literals):
             if self.is_visible(key) and query.matches(key.share, entry.path) and (key, entry.path) not in seen:
                 yield key, entry
 
