@@ -40,11 +40,12 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-# One test asks with curl, as docs/protocol.md says anybody can, and those of a local network make one with ip; without them, and without root
-# to install them, these tests are skipped by name.
+# The examples are run in their languages, tests of a local network make one with ip; what cannot be installed is skipped by name.
+PROGRAMS := curl ip ruby php perl node openssl
+PACKAGES := curl iproute2 ruby php-cli perl nodejs openssl
 system:
-	@{ command -v curl && command -v ip; } >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
-		&& apt-get update -qq && apt-get install -y -qq curl iproute2; } || true
+	@for program in $(PROGRAMS); do command -v $$program >/dev/null || missing=1; done; [ -z "$$missing" ] || { [ "$$(id -u)" = 0 ] \
+		&& command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq --no-install-recommends $(PACKAGES); } || true
 
 test: system lint types
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal

@@ -35,7 +35,7 @@ def test_get(member, tinyp2p, tmp_path, monkeypatch):
         "dry_run": False,
         "limit_rate": "2M",
     }
-    assert fake.requests == [("get", {**expected, "update": False, "wait_s": 600, "confirmed": False, "resume": False})]
+    assert fake.requests == [("get", {**expected, "update": False, "only_peers": [], "wait_s": 600, "confirmed": False, "resume": False})]
 
 
 def test_get_as_json(member, tinyp2p, tmp_path):

@@ -355,3 +355,12 @@ def test_places(text: str, place: Place | None) -> None:
     assert parse_place(text) == place
     if place:
         assert parse_place(str(place)) == place
+
+
+def test_a_hostile_glob_costs_little() -> None:
+    """As long as one may be that comes from another member, against the longest path; what looks back would not end in years."""
+    for piece in ("*a", "?*", "**/", "[!b]*", "*[a-z]"):
+        pattern = (piece * 128)[:250] + "*b"
+        query = Query.parse([pattern])
+        assert not query.matches("share", "a" * 4095)
+        assert not query.matches("share", "/".join(["a" * 20] * 190))

@@ -70,6 +70,8 @@ def member(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, requ
             "member": [ready["member"]],
             "share": ["A"],
             "cid": [entry["cid"]],
+            "pattern": ["note", "*.bin", "[", "**/"],
+            "want_digest": ["sha-256=1"],
             "number": [0],
             "bits": [0],
             "after": [1],

@@ -12,7 +12,7 @@ from ..core.names import printable
 from ..errors import Interrupted, NotAllHere, NothingMatched, Refused, UsageError
 from .ask import confirm
 from .link import show_events
-from .options import Duration, Rate, Settings, command, option
+from .options import AddressList, Duration, Rate, Settings, command, option
 from .progress import progress
 from .show import Event, count, duration, files_and_size, result, say, size, sources
 
@@ -46,6 +46,7 @@ class Outcome:
     "tinyp2p get laptop:Photos/2023           one folder, as find and ls show it",
     "tinyp2p get --dry-run Photos             only tell how much that is",
     "tinyp2p get film.mp4 --limit-rate 2M     leave some of the line to others",
+    "tinyp2p get big.iso --only-peers 192.0.2.20:22004,192.0.2.21:22004",
     "tinyp2p get --resume                     go on with what was broken off",
 )
 @click.argument("patterns", metavar="(PATTERN|PLACE)...", nargs=-1)
@@ -56,6 +57,7 @@ class Outcome:
 @option("--dry-run", is_flag=True, help="Only show what would be fetched.")
 @option("--limit-rate", metavar="R", type=Rate(), help="Fetch no more bytes a second than this: 500k, or by the hour: 2M,08:00-18:00=500k.")
 @option("--update", is_flag=True, help="Replace what tinyp2p has put here and nobody has edited since.")
+@option("--only-peers", metavar="H:P,...", type=AddressList(), help="Talk to nobody but these: no discovery, no other sources.")
 @option("--wait", "wait_s", metavar="TIME", type=Duration(), default=0, help="Wait for members that are offline: 30s, 10m, 2h.")
 @option("--yes", "confirmed", is_flag=True, help="Do not ask, however much it is.")
 @option("--resume", is_flag=True, help="Go on with all that was broken off.")

@@ -37,6 +37,7 @@ COMMANDS = {
     "leave": ("keys", "leave"),
     "backup": ("keys", "backup"),
     "restore": ("keys", "restore"),
+    "credentials": ("credentials", "credentials"),
     "status": ("status", "status"),
     "paths": ("status", "paths"),
 }

@@ -1,7 +1,7 @@
 """The pattern language of find and get: substrings, globs, regular expressions, and the places that name one entry.
 
 Owns what a pattern means. Leaves out where entries come from: the index narrows them by `Query.literals` and asks `Query.matches`.
-No pattern ever comes from another member, but each path does, so a glob costs about as much as the name is long
+No regular expression ever comes from another member, but each path does, and a glob may, so a glob costs about as much as the name is long
 (docs/protocol.md, section 4, says what a path is).
 """
 

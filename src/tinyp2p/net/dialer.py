@@ -30,6 +30,7 @@ class Dialer:
         self.addresses_of = addresses_of
         self.revoked = revoked
         self.clock = clock
+        self.only: frozenset[str] | None = None  # where set, no other address is ever dialled
         self.working: dict[MemberId, str] = {}
         self._context: ssl.SSLContext = client_context(credentials)
         self._control: dict[MemberId, Connection] = {}
@@ -40,6 +41,8 @@ class Dialer:
     # --- one address ------------------------------------------------------------------------------------------------
     async def dial(self, address: str, expected: MemberId | None = None) -> Connection:
         """A connection to whoever is at an address; raises Unreachable or Malformed."""
+        if self.only is not None and address not in self.only:
+            raise Unreachable(f"{address} is not among the only peers.")
         host, port = split_address(address)
         connection = await self._connect(host, port)
         peer = connection.peer
@@ -93,6 +96,10 @@ class Dialer:
             wait = min(last * 2, RETRY_MAX_S)
             self._retry_s[member] = (asyncio.get_running_loop().time() + wait, wait)
             raise
+
+    def address_of(self, member: MemberId) -> str | None:
+        """Where a member is tried first: the address that worked last, else the first that it tells."""
+        return next(iter(self._candidates(member)), None)
 
     def _candidates(self, member: MemberId) -> list[str]:
         known = self.addresses_of(member)

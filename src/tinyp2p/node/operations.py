@@ -222,6 +222,11 @@ class Operations:
 
     def get(self, request: Event) -> AsyncIterator[Event]:
         """Fetch what matches into a folder."""
+        only = frozenset(request.pop("only_peers", None) or ())
+        if only and self.node.is_member:
+            raise Refused("A member runs here, and it talks to everyone it knows.", "For --only-peers stop it first, or use another --home.")
+        if only != (self.node.dialer.only or frozenset()):
+            raise HomeBusy("Another command is at work in this home, with other peers.", "Wait until it is done.")
         try:
             wanted = msgspec.convert({key: value for key, value in request.items() if value is not None}, Request)
         except msgspec.ValidationError as error:

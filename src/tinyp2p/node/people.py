@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
-from ..errors import NothingMatched, Refused, UsageError
+from ..errors import NothingMatched, Refused, Unreachable, UsageError
 from ..limits import INVITE_DAYS
 from ..model import MemberId, Role, ShareKey
 from .search import Names, time_text
@@ -22,7 +22,8 @@ class People:
         self.node = node
 
     def operations(self) -> dict[str, Callable[[Event], AsyncIterator[Event]]]:
-        named = (self.members, self.invite, self.invites, self.withdraw, self.expel, self.promote, self.rekey, self.leave)
+        keys = (self.expel, self.promote, self.rekey, self.leave, self.credentials)
+        named = (self.members, self.invite, self.invites, self.withdraw, *keys)
         return {operation.__name__: operation for operation in named}
 
     # --- letting in -------------------------------------------------------------------------------------------------
@@ -171,3 +172,17 @@ class People:
                 for key, record in sorted(shares, key=lambda pair: pair[0].share)
             ],
         }
+
+    async def credentials(self, request: Event) -> AsyncIterator[Event]:
+        """What clients in other languages need besides the keys: the server name, and a member that they can ask."""
+        node = self.node
+        if request.get("member"):
+            asked = node.search.members_named(str(request["member"]))
+        else:
+            asked = [member for member in node.gossip.others() if node.search.is_online(member)] + [node.me] * node.is_member
+        found = {member: address for member in asked if (address := node.dialer.address_of(member))}
+        if not found:
+            raise Unreachable("Nobody whom clients could ask is online.", "Start a member with: tinyp2p share FOLDER, or name one with --member M.")
+        member, address = next(iter(found.items()))
+        name = node.search.names()[member]
+        yield {"event": "credentials", "server_name": node.group.server_name, "member": member, "name": name, "address": address}

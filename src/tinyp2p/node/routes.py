@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -24,6 +25,7 @@ from ..disk.catalogs import Catalogs, CatalogState
 from ..errors import AnswerError, Malformed, Refused, RemoteError, TinyP2PError
 from ..limits import CHUNK_SIZE, KIB, MAX_JSON_BYTES, PROTOCOL_VERSION, REQUEST_TIMEOUT_S
 from ..model import Cid, MemberId, Peer, ShareKey
+from . import clients
 from .content import NOT_HERE, Content, Source
 from .gossip import GossipLoop
 from .keeping import Keeping
@@ -89,6 +91,7 @@ class Routes:
             Route(f"{catalog}/changes", self.changes),
             Route(f"{catalog}/buckets", self.buckets),
             Route(f"{catalog}/bucket/{{number}}", self.bucket),
+            Route("/v1/find", self.find),
             Route("/v1/manifest/{cid}", self.manifest),
             Route("/v1/have/{cid}", self.have),
             Route("/v1/recheck/{cid}", self.recheck, methods=["POST"]),
@@ -168,6 +171,14 @@ class Routes:
         if state.key.member == self.members.me:
             self.content.sent(asker(request), state.key.share, "", 0)
 
+    async def find(self, request: Request) -> Response:
+        me, member = self.members.me, asker(request)
+        pattern = request.query_params.get("pattern", "")
+        found = await asyncio.to_thread(clients.find, self.catalogs, me, self.name(), partial(self.content.may_see, member), pattern)
+        if "text/plain" in request.headers.get("accept", ""):
+            return Response(clients.as_text(found), media_type="text/plain")
+        return as_json(found)
+
     # --- content ----------------------------------------------------------------------------------------------------
     async def manifest(self, request: Request) -> Response:
         found = self.content.manifest(asker(request), cid_of(request.path_params), self.manifest_of)
@@ -213,6 +224,11 @@ class Routes:
                 headers.append((b"etag", b'"%s"' % cid.encode()))
             if status == 206:
                 headers.append((b"content-range", b"bytes %d-%d/%d" % (start, end - 1, source.size_bytes)))
+            wanted = request.headers.get("want-repr-digest")
+            if cid and wanted and status == 200 and request.method == "GET":
+                manifest = self.content.local.manifest(Cid(cid)) or self.manifest_of(Cid(cid))
+                if digest := await clients.repr_digest(wanted, source, Cid(cid), manifest, request.scope[TRANSPORT].is_closing):
+                    headers.append((b"repr-digest", digest))
             begin = {"type": "http.response.start", "status": status, "headers": headers}
             if request.method == "HEAD" or start == end:
                 await send(begin)

@@ -99,12 +99,12 @@ async def _offered(node: Node, request: Event) -> list[OwnShare]:
 
 
 async def _once_events(home: GroupHome, operation: str, request: dict[str, Any]) -> AsyncIterator[Event]:
-    node = Node(home, {}, is_member=False)
+    node = _for_command(home, request)
     try:
         await _awake(node, operation)
         if node.keeping.renewed.is_set():
             await node.close()
-            node = Node(home, {}, is_member=False)
+            node = _for_command(home, request)
             await _awake(node, operation)
         if node.listens:
             node.begin()
@@ -115,6 +115,15 @@ async def _once_events(home: GroupHome, operation: str, request: dict[str, Any])
         await node.api.idle.wait()
     finally:
         await node.close()
+
+
+def _for_command(home: GroupHome, request: Event) -> Node:
+    node = Node(home, {}, is_member=False)
+    if only := request.get("only_peers"):
+        node.settings |= {"peers": list(only), "lan": False}
+        node.gossip.peer_states = dict.fromkeys(only, "not tried yet")
+        node.dialer.only = frozenset(only)
+    return node
 
 
 async def _awake(node: Node, operation: str) -> None:

@@ -33,6 +33,7 @@ from ..limits import (
     MAX_CONTENT,
     MAX_CONTENT_OF_ONE,
     MAX_CONTENT_SPARED,
+    MAX_DIGESTS,
     MAX_HEADER_BYTES,
     MAX_HEADERS,
     MAX_LISTS,
@@ -207,6 +208,7 @@ class Server:
         self._knocks: Knocks | None = None
         self._content = Turns(MAX_CONTENT_OF_ONE, MAX_CONTENT, spared=MAX_CONTENT_SPARED)
         self._lists = Turns(MAX_LISTS_OF_ONE, MAX_LISTS, computes=True)
+        self._digests = Turns(1, MAX_DIGESTS, computes=True)
         self._gossip = Turns(1, MAX_REQUESTS, rests=True)
         self._others = Turns(MAX_REQUESTS_OF_ONE, MAX_REQUESTS, spared=MAX_CONTENT_SPARED)
 
@@ -259,15 +261,18 @@ class Server:
             await answer_problem(send, 403, code, why)
             return
         try:
-            await self._turns(scope["path"]).take(peer.member, partial(self.application, scope), receive, send)
+            await self._turns(scope).take(peer.member, partial(self.application, scope), receive, send)
         except AnswerError as error:
             await answer_problem(send, error.status, error.reason, error.message)
 
-    def _turns(self, path: str) -> Turns:
+    def _turns(self, scope: Scope) -> Turns:
         """Which requests wait for one another."""
+        path: str = scope["path"]
+        if path.startswith("/v1/blob/") and any(name == b"want-repr-digest" for name, _ in scope["headers"]):
+            return self._digests
         if path.startswith(("/v1/blob/", "/v1/blobs")) or (path.startswith("/v1/place/") and path.endswith("/blob")):
             return self._content
-        if path.startswith(("/v1/catalog/", "/v1/manifest/", "/v1/recheck/")):
+        if path.startswith(("/v1/catalog/", "/v1/find", "/v1/manifest/", "/v1/recheck/")):
             return self._lists
         return self._gossip if path == "/v1/gossip" else self._others
 
