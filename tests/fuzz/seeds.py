@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.core.people import GROUP, OTHER_GROUP, person
+from tests.core.test_bundle import HEAD, PAYLOAD
 from tests.model_catalog import Catalog
 from tinyp2p.core.admission import sign_request
+from tinyp2p.core.bundle import MAGIC, encode_part
 from tinyp2p.core.chunks import Bitmap, Manifest, chunk_hash
 from tinyp2p.core.frames import encode_frames
 from tinyp2p.core.identity import SigningKey, pem_of, read_certificate
@@ -78,6 +80,7 @@ def seeds() -> dict[str, list[bytes]]:
         ],
         "code": [b"47-otter-lemon", Exchange("47-otter-lemon", False, bytes).message + bytes(20)],
         "changes": [encode(Changes(share, ENTRIES, [("gone/away", 2)]))],
+        "bundle_part": [encode_part(HEAD, PAYLOAD)[len(MAGIC) :]],
         "frames": [encode_frames([b"", b"a", None, None]), encode_frames([None, b"a", b"abc", b"longer"])],
         "gossip": [encode(Gossip({ANNA.id: 7}, {f"{ANNA.id}/Photos": 3}, records, [share], True)), b"{}"],
         "gossip_answer": [encode(GossipAnswer(records, [share], [BEN.id], [f"{BEN.id}/Music"]))],

@@ -22,7 +22,7 @@ from uvicorn.server import ServerState
 
 from tests.core.people import GROUP, person
 from tinyp2p.cli import link
-from tinyp2p.core import names, wire
+from tinyp2p.core import bundle, names, wire
 from tinyp2p.core.admission import check_request
 from tinyp2p.core.catalog import differing
 from tinyp2p.core.chunks import Bitmap, Manifest, chunk_count
@@ -137,6 +137,14 @@ def buckets(data: bytes) -> None:
         answer = wire.decode(data, wire.Buckets)
         record = wire.read_share_record(answer.record)
         differing(record.bits, b"", answer.hashes, record.root)
+
+
+def bundle_part(data: bytes) -> None:
+    with contextlib.suppress(RemoteError):
+        head, payload = bundle.decode_part(bundle.MAGIC + data)
+        assert sum(len(raw) for _, raw in bundle.buckets_of(head, payload)) <= len(payload)
+        for content, _, index, chunk in bundle.chunks_of(head, payload):
+            assert index < chunk_count(content.size) and len(chunk) <= min(content.size, CHUNK_SIZE)
 
 
 def frames(data: bytes) -> None:
@@ -417,6 +425,7 @@ TARGETS: dict[str, Target] = {
     "certificate": certificate,
     "code": code,
     "changes": decoding(wire.decode_changes),
+    "bundle_part": bundle_part,
     "frames": frames,
     "gossip": gossip,
     "gossip_answer": gossip_answer,

@@ -117,10 +117,11 @@ def test_unbounded_allocation(company: Company, liar: Liar) -> None:
 
 
 def test_copyparty_regex_dos(company: Company) -> None:
-    """No request of a member carries a pattern, and one's own glob over an evil name takes no longer than over another."""
+    """No request of a member carries a regular expression, and a glob over an evil name takes no longer than over another."""
     for target in ("/v1/find", "/v1/find?regex=(a%2b)%2b%24", "/v1/search", "/v1/ls"):
         for method in ("GET", "POST"):
-            assert raw.request(door(company.anna), raw.card(company.ben), method, target, {"regex": "(a+)+$"} if method == "POST" else None)[0] == 404
+            body = {"regex": "(a+)+$"} if method == "POST" else None
+            assert raw.request(door(company.anna), raw.card(company.ben), method, target, body)[0] in (400, 404, 405)
     with mallory_with(company, "Slow", *((f"{'a' * 240}{number}", b"x") for number in range(50))) as mallory:
         mallory.tell(door(company.anna))
         until(lambda: len(raw.find(company.anna, "Slow/")) == 50)

@@ -11,7 +11,7 @@ import click
 from ..core.names import printable
 from ..errors import Interrupted, NotAllHere, NothingMatched, Refused, UsageError
 from .ask import confirm
-from .link import show_events
+from .link import Show, show_events
 from .options import AddressList, Duration, Rate, Settings, command, option
 from .progress import progress
 from .show import Event, count, duration, files_and_size, result, say, size, sources
@@ -73,14 +73,14 @@ def get(settings: Settings, **request: Any) -> int:
     if os.path.exists(output) and not os.path.isdir(output):
         raise UsageError(f"{printable(output)} is not a folder.", "Choose another with -o DIR.")
     outcome = _fetch(settings, {**request, "directory": os.path.abspath(output)})
-    return 0 if request["dry_run"] else _finish(settings, outcome)
+    return 0 if request["dry_run"] else finish(settings, outcome)
 
 
 def _fetch(settings: Settings, request: Event) -> Outcome:
     """Do it; where it is so much that somebody should agree first, ask."""
     outcome = Outcome()
     try:
-        _once(settings, request, outcome)
+        place_events(settings, "get", request, outcome)
         if not outcome.must_ask or request["dry_run"] or request["confirmed"]:
             return outcome
         reason = printable(outcome.plan.get("reason") or "This is a lot.")
@@ -88,16 +88,18 @@ def _fetch(settings: Settings, request: Event) -> Outcome:
             raise Refused(f"{reason} Nothing was fetched.", "If that is what you want, add --yes.")
         if not confirm(f"{reason} Fetch it?"):
             raise Refused("Nothing was fetched.")
-        _once(settings, {**request, "confirmed": True}, outcome)
+        place_events(settings, "get", {**request, "confirmed": True}, outcome)
         return outcome
     except KeyboardInterrupt:
         raise Interrupted("Stopped. What has arrived is kept; run the same command again to go on.") from None
 
 
-def _once(settings: Settings, request: Event, outcome: Outcome) -> None:
+def place_events(settings: Settings, operation: str, request: Event, outcome: Outcome, **shown: Show) -> None:
+    """Do what brings files here, with a bar, and keep what came of it."""
+
     def plan(event: Event) -> None:
         if not outcome.plan:  # after the question it comes once more
-            _show_plan(event, request["dry_run"])
+            _show_plan(event, request.get("dry_run", False))
         outcome.plan = event
 
     def file(event: Event) -> None:
@@ -110,7 +112,7 @@ def _once(settings: Settings, request: Event, outcome: Outcome) -> None:
         result(f"{size(event['size']):>9}  {printable(event['place'])}")
 
     with progress() as show_progress:
-        _, last = show_events(settings, "get", request, plan=plan, progress=show_progress, entry=entry, file=file)
+        _, last = show_events(settings, operation, request, **{"plan": plan, "progress": show_progress, "entry": entry, "file": file, **shown})
     outcome.plan, outcome.summary = last.get("plan", {}), last.get("summary", {})
 
 
@@ -121,7 +123,7 @@ def _show_plan(plan: Event, dry_run: bool) -> None:
     (result if dry_run else say)(text)
 
 
-def _finish(settings: Settings, outcome: Outcome) -> int:
+def finish(settings: Settings, outcome: Outcome) -> int:
     """Tell what came of it; 0 only if all that matched is here."""
     summary = outcome.summary
     if not summary:

@@ -37,6 +37,8 @@ COMMANDS = {
     "leave": ("keys", "leave"),
     "backup": ("keys", "backup"),
     "restore": ("keys", "restore"),
+    "bundle": ("bundle", "bundle"),
+    "unbundle": ("bundle", "unbundle"),
     "credentials": ("credentials", "credentials"),
     "status": ("status", "status"),
     "paths": ("status", "paths"),

@@ -46,7 +46,11 @@ class Getting:
             yield event
 
     async def _run(self, request: Request, number: int | None) -> AsyncIterator[Event]:
-        found = await self._select(request)
+        async for event in self.place(await self._select(request), request, number):
+            yield event
+
+    async def place(self, found: list[tuple[ShareKey, Entry]], request: Request, number: int | None = None) -> AsyncIterator[Event]:
+        """The events of having these entries."""
         only_planned = request.dry_run and not await asyncio.to_thread(os.path.exists, request.directory)
         target = await opened(Target.open, request.directory)
         job = GetJob(self.search, self.swarm, self.notes, request, target)

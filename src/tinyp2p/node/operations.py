@@ -39,7 +39,7 @@ class Operations:
 
     def run(self, operation: str, request: Event) -> AsyncIterator[Event]:
         """The events of an operation; raises UsageError for one that does not exist."""
-        mine = (self.share, self.unshare, self.code, self.find, self.ls, self.get, self.status)
+        mine = (self.share, self.unshare, self.code, self.find, self.ls, self.get, self.status, self.bundle, self.unbundle)
         named = {method.__name__: method for method in mine} | self.people.operations()
         if operation not in named:
             raise UsageError(f"There is no operation {operation}.", "Is the running member of another version? Start it anew.")
@@ -232,6 +232,18 @@ class Operations:
         except msgspec.ValidationError as error:
             raise UsageError(f"This get cannot be understood: {error}.") from error
         return self.node.getting.run(wanted)
+
+    def bundle(self, request: Event) -> AsyncIterator[Event]:
+        """Write what matches into encrypted parts."""
+        from .bundling import Bundling  # with age and mail, which few commands need
+
+        return Bundling(self.node, request).run()
+
+    def unbundle(self, request: Event) -> AsyncIterator[Event]:
+        """Take in such parts."""
+        from .unbundling import unbundle
+
+        return unbundle(self.node, request)
 
     # --- status -----------------------------------------------------------------------------------------------------
     async def status(self, _request: Event) -> AsyncIterator[Event]:

@@ -17,6 +17,7 @@ from urllib.parse import quote, urlencode
 from ..core.chunks import Manifest, chunk_count, chunk_length, is_chunk
 from ..core.members import Members
 from ..core.wire import Growing
+from ..disk.bundle_store import BundleStore
 from ..disk.catalogs import Catalogs
 from ..disk.local import Local, LocalFile
 from ..disk.notes import Notes
@@ -45,6 +46,7 @@ class Swarm:
         self.local = local
         self.notes = notes
         self.presence = presence
+        self.bundles = BundleStore(os.path.join(os.path.dirname(notes.index.path), "bundles"))
         self.root_of: Callable[[str], str | None] = lambda share: None
         self.active: dict[Cid, Download] = {}
         self.fetched: dict[Cid, tuple[float, str, LocalFile]] = {}  # whole by now: when, in which folder, what
@@ -133,12 +135,12 @@ class Swarm:
 
     def _copy_here(self, cid: Cid, part: Part, manifest: Manifest | None) -> bool:
         """Fill a part from a file of mine with that content, where there is one. Blocks."""
-        with contextlib.closing(self._copies(cid)) as copies:
+        with contextlib.closing(self.copies(cid)) as copies:
             return part.have.complete or any(copy_chunks(handle, cid, part, manifest) for handle in copies)
 
-    def _copies(self, cid: Cid) -> Generator[int]:
-        """Files here that had this content when last looked at, each open as long as it is looked at: where a get put them, and in my shares."""
-        ways = [partial(os.open, path, READ_FLAGS) for path in self.notes.placed_with(cid)]
+    def copies(self, cid: Cid) -> Generator[int]:
+        """Files here that had this content when last looked at, each open as long as it is looked at: placed, bundled, and in my shares."""
+        ways = [partial(os.open, path, READ_FLAGS) for path in [*self.notes.placed_with(cid), *self.bundles.copies(cid)]]
         ways += [partial(open_inside, root, file.path) for file in self.local.files_of(cid) if (root := self.root_of(file.share)) is not None]
         for way in ways:
             with contextlib.suppress(OSError):

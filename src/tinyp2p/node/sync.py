@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import quote
@@ -60,6 +61,7 @@ class Sync:
         self._tasks: dict[ShareKey, asyncio.Task[None]] = {}
         self._woken: dict[ShareKey, asyncio.Event] = {}
         self._pulled_s: dict[ShareKey, float] = {}
+        self._pulled: defaultdict[ShareKey, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._vain_rounds: dict[ShareKey, int] = {}
         self._pulling = asyncio.Semaphore(PULLS_AT_ONCE)
         self._lines: dict[MemberId, Line] = {}
@@ -181,6 +183,15 @@ class Sync:
     # --- how --------------------------------------------------------------------------------------------------------
     async def _pull(self, key: ShareKey, connection: Connection) -> bool:
         """Catch up from one member; False where it has nothing newer."""
+        async with self._pulled[key]:
+            return await self._pull_once(key, connection)
+
+    async def take(self, key: ShareKey, connection: Connection) -> None:
+        """Catch up from somebody in particular, if only from a bundle; raises RemoteError or LocalError."""
+        if self.is_behind(key):
+            await self._pull(key, connection)
+
+    async def _pull_once(self, key: ShareKey, connection: Connection) -> bool:
         expected = self.members.shares[key].record.entries
         base = f"/v1/catalog/{key.member}/{quote(key.share, safe='')}"
         changes_left, buckets_left = TRIES_BY_CHANGES, TRIES_BY_BUCKETS
