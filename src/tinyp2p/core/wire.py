@@ -220,22 +220,6 @@ class Rechecked(msgspec.Struct, frozen=True):
     good: bool
 
 
-class FoundFile(msgspec.Struct, frozen=True):
-    place: str
-    share: str
-    path: str
-    size: int
-    mtime_ns: int
-    cid: str
-
-
-class Found(msgspec.Struct, frozen=True):
-    """Answered to clients in other languages; no member asks for it."""
-
-    files: list[FoundFile]
-    complete: bool
-
-
 class Problem(msgspec.Struct, frozen=True):
     code: Annotated[str, msgspec.Meta(max_length=64)] = ""
     message: Annotated[str, msgspec.Meta(max_length=1000)] = ""

@@ -110,7 +110,8 @@ class Bundling:
                 yield {"event": "part", "path": path, "part": number, "parts": len(packing.parts), "bytes": size}
         except BaseException:
             for path in written:
-                os.unlink(path)
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
             raise
         files = [entry for _, entry in found if entry.type == "f" and entry not in self.absent]
         told = {"bundle": self.name, "files": len(files), "bytes": sum(entry.size for entry in files), "parts": len(written)}

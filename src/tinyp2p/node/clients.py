@@ -9,9 +9,10 @@ import time
 from base64 import b64encode
 from collections.abc import Callable
 
+import msgspec
+
 from ..core.chunks import Manifest, chunk_count, chunk_length, is_chunk
 from ..core.match import Query
-from ..core.wire import Found, FoundFile
 from ..disk.catalogs import Catalogs
 from ..errors import Malformed, UsageError
 from ..limits import CHUNK_SIZE, MAX_DIGEST_BYTES, MAX_FIND_S, MAX_FOUND, MAX_PATTERN
@@ -20,6 +21,20 @@ from .content import CHANGED, NOT_HERE, FileSource, Source
 
 _controls = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029]")
 _wants_sha_256 = re.compile(r"\bsha-256=[1-9]")
+
+
+class FoundFile(msgspec.Struct, frozen=True):
+    place: str
+    share: str
+    path: str
+    size: int
+    mtime_ns: int
+    cid: str
+
+
+class Found(msgspec.Struct, frozen=True):
+    files: list[FoundFile]
+    complete: bool
 
 
 def find(catalogs: Catalogs, me: MemberId, name: str, may_see: Callable[[ShareKey], bool], pattern: str) -> Found:

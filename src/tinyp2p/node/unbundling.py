@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pyrage
 
-from ..core.bundle import buckets_of, decode_part, group_key, identity_of
+from ..core.bundle import Listed, buckets_of, decode_part, group_key, identity_of
 from ..core.wire import Buckets, decode_share_record
 from ..disk.target import explaining
 from ..errors import AnswerError, Malformed, NotAllHere, Refused, RemoteError
 from ..limits import MAX_PART_BYTES
-from ..model import MemberId, Peer, ShareKey
+from ..model import Entry, MemberId, Peer, ShareKey
 from ..net.client import Connection
 from .get_job import Request
 
@@ -133,24 +133,31 @@ async def _place(node: Node, bundle: str, directory: str) -> AsyncIterator[Event
     """All parts are here: first the catalogs, then the files that these list."""
     heads = await asyncio.to_thread(node.swarm.bundles.heads, bundle)
     await _learn(node, heads)
-    found, gone = [], 0
-    for listed in (listed for head, _ in heads for listed in head.files):
+    found, gone = await asyncio.to_thread(_select, node, [listed for head, _ in heads for listed in head.files])
+    for listed in gone:
+        told = {"place": f"{listed.share}/{listed.path}", "path": "", "size": 0, "cid": listed.cid}
+        yield {"event": "file", **told, "status": "failed", "bytes_from": {}, "reason": GONE}
+    unfinished = 0
+    async for event in node.getting.place(found, Request(directory, confirmed=True)):
+        if event["event"] == "summary":
+            unfinished = event["failed"] + event["offline"]
+            event = {**event, "files": event["files"] + len(gone), "failed": event["failed"] + len(gone)}
+        yield event
+    if not unfinished:
+        await asyncio.to_thread(node.swarm.bundles.forget, bundle)
+
+
+def _select(node: Node, files: list[Listed]) -> tuple[list[tuple[ShareKey, Entry]], list[Listed]]:
+    """What of a bundle's files stands in the newest lists known here, and what does not. Blocks."""
+    found, gone = [], []
+    for listed in files:
         key = ShareKey(MemberId(listed.member), listed.share)
         entry = node.catalogs.entry(key, listed.path) if node.search.is_visible(key) else None
         if entry is not None and (entry.cid or "") == listed.cid:
             found.append((key, entry))
         else:
-            gone += 1
-            place = f"{listed.share}/{listed.path}"
-            yield {"event": "file", "place": place, "path": "", "size": 0, "cid": listed.cid, "status": "failed", "bytes_from": {}, "reason": GONE}
-    unfinished = gone
-    async for event in node.getting.place(found, Request(directory, confirmed=True)):
-        if event["event"] == "summary":
-            unfinished = event["failed"] + event["offline"]
-            event = {**event, "files": event["files"] + gone, "failed": event["failed"] + gone}
-        yield event
-    if not unfinished:
-        await asyncio.to_thread(node.swarm.bundles.forget, bundle)
+            gone.append(listed)
+    return found, gone
 
 
 async def _learn(node: Node, heads: list[Any]) -> None:
