@@ -65,6 +65,11 @@ async def _member_life(node: Node, options: dict[str, Any]) -> AsyncIterator[Eve
             "reach": node.reach(record.record.addresses),
             "role": record.peer.role,
         }
+        if options.get("legacy"):
+            from ..legacy.begin import Bridge  # needed by few
+
+            for told in await Bridge(node, options["legacy"]).open():
+                yield told
         if options.get("code") and record.peer.role == "keyholder":
             node.spawn_notices(node.operations.run("code", {}))
         for share in dict.fromkeys(share.name for share in [*remembered, *offered]):

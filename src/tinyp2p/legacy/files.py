@@ -1,0 +1,110 @@
+"""Files of ours that are offered to a network of 2004, and files of it that are put down here. Blocks; speaks no wire.
+
+Names there are flat, and their programs write a file under the name that they are told: so only files at the top of a shared folder are offered, under
+their own names; nothing hidden or ignored, no symlink.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+
+from ..core.names import is_valid_path, path_from_bytes, path_to_bytes, safe_path
+from ..disk.scan import Ignore, open_inside, scan_folder, stamp_of
+from ..disk.target import Target, move_to_free_name
+from ..errors import LocalError
+from ..limits import MIB
+from .xmlrpc import is_deliverable
+
+log = logging.getLogger(__name__)
+MAX_FILE_BYTES = 32 * MIB
+MAX_NAMES = 10_000
+INBOX_BYTES, INBOX_FILES = 256 * MIB, 10_000
+
+
+def local_name(name: bytes) -> str | None:
+    """What a name of theirs is called on our disk; None for one that cannot be a file's: a path, empty, a NUL."""
+    path = path_from_bytes(name)
+    return safe_path(path) if "/" not in path and "\\" not in path and is_valid_path(path) else None
+
+
+class Offered:
+    """What programs of 2004 may have of the folders that are offered just now."""
+
+    def __init__(self, folders: Callable[[], list[str]]) -> None:
+        self.folders = folders
+        self._texts: dict[tuple[str, int, int, int], bool] = {}  # whether a file, as it was, is text that they can take
+
+    def read(self, name: bytes, limit: int = MAX_FILE_BYTES) -> bytes | None:
+        """A file's content; None where there is none of that name for them."""
+        path = path_from_bytes(name)
+        for root in self.folders() if "/" not in path and is_valid_path(path) else ():
+            with contextlib.suppress(OSError, LocalError):
+                if not Ignore.read(root).leaves_out(path, is_directory=False):
+                    with os.fdopen(open_inside(root, path), "rb") as file:
+                        before = stamp_of(os.fstat(file.fileno()))
+                        data = file.read(limit) if before[0] <= limit else b""
+                        if len(data) == before[0] and stamp_of(os.fstat(file.fileno())) == before:
+                            return data
+        return None
+
+    def text(self, name: bytes) -> bytes | None:
+        """As `read`, of what every program of 2004 can take through XML."""
+        data = self.read(name) if is_deliverable(name) else None
+        return data if data is not None and is_deliverable(data) else None
+
+    def texts(self) -> list[bytes]:
+        """The names that `text` answers for; what did not change is not read again."""
+        checked, found = dict[tuple[str, int, int, int], bool](), set[bytes]()
+        for root in self.folders():
+            with contextlib.suppress(OSError, LocalError):
+                for entry in scan_folder(root, "", Ignore.read(root)).entries:
+                    if entry.type == "f" and entry.size <= MAX_FILE_BYTES and len(found) < MAX_NAMES:
+                        name, key = path_to_bytes(entry.path), (os.path.join(root, entry.path), entry.size, entry.mtime_ns, entry.ctime_ns)
+                        checked[key] = self._texts[key] if key in self._texts else self.text(name) is not None
+                        found.update([name] if checked[key] else [])
+        self._texts = checked
+        return sorted(found)
+
+
+def write_hidden(folder: str, data: bytes) -> str:
+    """A file under a hidden name, to be renamed; its path. Raises OSError."""
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".tinyp2p-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+    except OSError:
+        os.unlink(temporary)
+        raise
+    return temporary
+
+
+def put_down(folder: str, name: bytes, data: bytes) -> str:
+    """Write a file of theirs under a safe name, never over another; its path. Raises LocalError or OSError, FileExistsError where the name is taken."""
+    local = local_name(name)
+    if local is None:
+        raise LocalError(f"{name!r} cannot be the name of a file.")
+    with contextlib.closing(Target.open(folder)) as target:
+        temporary = write_hidden(folder, data)
+        try:
+            move_to_free_name(target.handle, os.path.basename(temporary), target.handle, local)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+    return os.path.join(target.path, local)
+
+
+def take_in(inbox: str, name: bytes, data: bytes) -> None:
+    """Put what somebody pushed into the inbox, as long as there is room."""
+    try:
+        os.makedirs(inbox, exist_ok=True)
+        with os.scandir(inbox) as entries:
+            sizes = [entry.stat(follow_symlinks=False).st_size for entry in entries]
+        if len(sizes) >= INBOX_FILES or sum(sizes) + len(data) > INBOX_BYTES:
+            raise LocalError("The inbox is full.")
+        log.info("inbox took path=%r bytes=%d", put_down(inbox, name, data), len(data))
+    except (OSError, LocalError) as error:
+        log.warning("inbox refused name=%r error=%s", name, error)
