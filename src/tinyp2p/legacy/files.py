@@ -1,7 +1,7 @@
 """Files of ours that are offered to a network of 2004, and files of it that are put down here. Blocks; speaks no wire.
 
-Names there are flat, and their programs write a file under the name that they are told: so only files at the top of a shared folder are offered, under
-their own names; nothing hidden or ignored, no symlink.
+Names there are flat, and their programs write a file under the name that they are told: so only files at the top of a shared folder are offered,
+under their own names; nothing hidden or ignored, no symlink.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def write_hidden(folder: str, data: bytes) -> str:
 
 
 def put_down(folder: str, name: bytes, data: bytes) -> str:
-    """Write a file of theirs under a safe name, never over another; its path. Raises LocalError or OSError, FileExistsError where the name is taken."""
+    """Write a file of theirs under a safe name, never over another; its path. Raises LocalError, OSError, FileExistsError if it is taken."""
     local = local_name(name)
     if local is None:
         raise LocalError(f"{name!r} cannot be the name of a file.")

@@ -1,7 +1,7 @@
-"""A peer of MoleSter 0.0.4: hello, gossip, flooded requests with hops, files sent and taken in. One connection a message, `PASSWORD IP:PORT Cname/payload`.
+"""A peer of MoleSter 0.0.4: hello, gossip, flooded requests with hops, files sent and taken in.
 
-The letter C: `e` here is a file, `f` send what follows on to everybody you know, in the sender's name, `g` send me that file, `h` tell me whom you know,
-`i` nothing but that the sender is there, as every message says. The sender is who it says it is: nothing proves it.
+One connection a message, `PASSWORD IP:PORT Cname/payload`. The letter C: `e` here is a file, `f` send what follows on to all whom you know, in the
+sender's name, `g` send me that file, `h` tell me whom you know, `i` only that the sender is there, as every message tells. Nothing proves who sends.
 """
 
 from __future__ import annotations
@@ -144,9 +144,8 @@ class Molester:
                 self.known[address] = Known(is_given=is_given)
 
     def _is_double(self, message: Message) -> bool:
-        key = Message(
-            message.sender, message.letter, message.name.lstrip(b"f") if message.letter == "f" else message.name, b"%d" % hash(message.payload)
-        )
+        name = message.name.lstrip(b"f") if message.letter == "f" else message.name
+        key = Message(message.sender, message.letter, name, b"%d" % hash(message.payload))
         is_double = self._seen.pop(key, 0.0) > time.monotonic()
         self._seen[key] = time.monotonic() + SEEN_S
         if len(self._seen) > MAX_SEEN:

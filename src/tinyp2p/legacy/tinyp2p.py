@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 MAX_PEERS = 32
 MAX_PATTERN = 1_000
 MAX_LIST_BYTES = 2 * MIB
-POLL_S = 10.0
+POLL_S = 5.0
 AGAIN_S, AGAIN_MAX_S = 2.0, 300.0
 _url = re.compile(r"http://((?:[0-9A-Za-z.-]{1,200}|\[[0-9A-Fa-f:]{2,45}\]):([0-9]{1,5}))")
 

@@ -1,7 +1,7 @@
 """The XML-RPC of 2004 as bytes: calls and replies, read tolerantly, and written so that the programs of that time can read them.
 
-Those servers put the bytes of a file into the XML as they are and escape only & < >, so no XML parser reads what they say. Here a tag is a tag, and all
-between two tags is bytes of any value. Owns no I/O; whoever calls bounds the length. What cannot be read raises Malformed, a fault raises Fault.
+Those servers put the bytes of a file into the XML as they are and escape only & < >, so no XML parser reads what they say. Here a tag is a tag, and
+all between two tags is bytes of any value. Owns no I/O; whoever calls bounds the length. What cannot be read raises Malformed, a fault raises Fault.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TypeAlias
 from ..errors import Malformed, RemoteError
 
 Value: TypeAlias = "bool | int | bytes | list[Value] | dict[bytes, Value]"
-MAX_DEPTH, MAX_NODES = 16, 50_000
+MAX_DEPTH, MAX_NODES = 64, 50_000
 NO_XML_RPC = "This is not XML-RPC as TinyP2P speaks it."
 
 _tag = re.compile(rb"<(/?)([A-Za-z0-9]{1,16})\s{0,8}(/?)>|<\?[^<>]{0,200}>")
