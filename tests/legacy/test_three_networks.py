@@ -10,7 +10,7 @@ import pytest
 
 from tests.live.peers import Home, Peers, Running, until
 
-from .originals import PASSWORD, Client, TinyServer
+from .originals import PASSWORD, Client, Mole, TinyServer, free_port
 
 EVERY_BYTE = bytes(range(256))
 TEXT = b"Dear all,\r\n\tif a < b & b > c:\n  hello.\r\n"
@@ -114,3 +114,86 @@ def test_three_networks_find_and_get_each_others_files(bridged: Bridged, server:
         assert client.peers(again.url) == [again.url, url]  # it was alone and knew not even itself
     finally:
         again.close()
+
+
+def test_molester_from_the_command_line(bridged: Bridged, tmp_path: Path) -> None:
+    """A member that speaks both networks of 2004; a file is pushed to it, fetched from it, and fetched by it from who knows whom."""
+    (bridged.shared / "from-anna.bin").write_bytes(EVERY_BYTE)
+    near, far = Mole(tmp_path / "near"), Mole(tmp_path / "far")
+    near.known[far.address] = True
+    (far.folder / "far.bin").write_bytes(EVERY_BYTE * 2)
+    try:
+        inbox = tmp_path / "inbox"
+        both = ("--legacy-molester", "127.0.0.1:0", "--legacy-tinyp2p", "127.0.0.1:0")
+        running = bridged.begin(*both, "--legacy-peer", near.address, "--legacy-share", "Letters", "--legacy-inbox", str(inbox))
+        address = running.event("legacy", network="MoleSter")["address"]
+        assert running.event("legacy", network="TinyP2P")["address"].startswith("http://127.0.0.1:")
+        near.send(address, b"gfrom-anna.bin/")
+        until(lambda: (near.folder / "from-anna.bin").exists() and (near.folder / "from-anna.bin").read_bytes() == EVERY_BYTE)
+        near.send(address, b"egift.bin/" + EVERY_BYTE)
+        until(lambda: (inbox / "gift.bin").exists() and (inbox / "gift.bin").read_bytes() == EVERY_BYTE)
+        until(lambda: address in near.known)
+        target = tmp_path / "got"
+        result = bridged.anna.run("legacy-get", "far.bin", "-o", target)
+        assert result.code == 0, (result.out, result.err)
+        assert result.one("fetched") == {"event": "fetched", "path": str(target / "far.bin"), "bytes": 512}
+        assert (target / "far.bin").read_bytes() == EVERY_BYTE * 2
+        again = bridged.anna.run("legacy-get", "far.bin", "-o", target, json=False)
+        assert again.code == 1 and "A file of that name is here already; it was left as it is." in again.err
+        none = bridged.anna.run("legacy-get", "none.bin", "--wait", "1s", json=False)
+        assert none.code == 3 and 'Nobody sent "none.bin" within 1 s.' in none.err
+        other = bridged.ben.run("legacy-get", "far.bin", json=False)
+        assert other.code == 2 and "No MoleSter network is spoken here." in other.err
+        # The password of that network stands in no file of the home and in no line that was said; peers_in looks for it too.
+        assert not [path for path in bridged.anna.path.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
+    finally:
+        near.close()
+        far.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "sentence"),
+    [
+        (("--legacy-tinyp2p", "127.0.0.1:18001"), 2, "Networks of 2004 need an address here and their password."),
+        (("--legacy-password-file", "P"), 2, "Networks of 2004 need an address here and their password."),
+        (("--legacy-tinyp2p", "0.0.0.0:18001", "--legacy-password-file", "P"), 2, "0.0.0.0:18001 is not where others reach this computer."),
+        (("--legacy-tinyp2p", "nonsense", "--legacy-password-file", "P"), 2, "nonsense"),
+        (("--legacy-molester", "localhost:1", "--legacy-password-file", "P"), 2, "MoleSter knows no names of computers."),
+        (
+            ("--legacy-molester", "127.0.0.1:0", "--legacy-password-file", "P", "--legacy-peer", "http://a:1"),
+            2,
+            "'http://a:1' is no peer of a network",
+        ),
+        (
+            ("--legacy-tinyp2p", "127.0.0.1:0", "--legacy-password-file", "P", "--legacy-peer", "127.0.0.1:1"),
+            2,
+            "'127.0.0.1:1' is no peer of a network",
+        ),
+        (("--legacy-tinyp2p", "127.0.0.1:0", "--legacy-password-file", "P", "--legacy-share", "None"), 3, 'No share here is called "None".'),
+        (("--legacy-tinyp2p", "192.0.2.1:18001", "--legacy-password-file", "P"), 1, "Nothing can listen at 192.0.2.1:18001"),
+        (("--legacy-tinyp2p", "127.0.0.1:0", "--legacy-password-file", "missing"), 2, "Cannot read missing"),
+        (("--legacy-tinyp2p", "127.0.0.1:0", "--legacy-password-file", "P", "--legacy-inbox", "x"), 2, "An inbox is for MoleSter."),
+    ],
+)
+def test_what_is_asked_for_wrongly_is_said(bridged: Bridged, options: tuple[str, ...], code: int, sentence: str) -> None:
+    given = [str(bridged.password) if option == "P" else option for option in options]
+    result = bridged.anna.run("share", "--new", bridged.shared, "--listen", "127.0.0.1:0", *given, json=False)
+    assert result.code == code and sentence in result.err, result
+
+
+def test_shares_for_some_are_not_offered_unless_named(bridged: Bridged, tmp_path: Path) -> None:
+    (bridged.shared / "for-all.txt").write_bytes(TEXT)
+    private = tmp_path / "Private"
+    private.mkdir()
+    (private / "for-ben.txt").write_bytes(TEXT)
+    port = free_port()
+    running = bridged.begin("--legacy-tinyp2p", f"127.0.0.1:{port}")
+    assert running.event("legacy")["address"] == f"http://127.0.0.1:{port}"
+    client = Client(tmp_path / "client")
+    assert bridged.anna.run("share", private, "--with", "ben").code == 0
+    assert client.names(f"http://127.0.0.1:{port}") == [b"for-all.txt"]
+    assert bridged.anna.run("unshare", "Letters").code == 0
+    assert client.names(f"http://127.0.0.1:{port}") == []
+    assert running.stop() == 0
+    running = bridged.begin("--legacy-tinyp2p", f"127.0.0.1:{port}", "--legacy-share", "Private")
+    assert client.names(running.event("legacy")["address"]) == [b"for-ben.txt"]

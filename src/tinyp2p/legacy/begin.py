@@ -52,6 +52,8 @@ class Bridge:
         wrong = [peer for peer in wish.peers if not (is_address(peer) and wish.molester) and not (address_of(peer) and wish.tinyp2p)]
         if wrong:
             raise UsageError(f"{wrong[0]!r} is no peer of a network that is spoken here.", "TinyP2P's are http://HOST:PORT, MoleSter's IP:PORT.")
+        if wish.inbox and not wish.molester:
+            raise UsageError("An inbox is for MoleSter.", "Add --legacy-molester IP:PORT.")
         offered = Offered(self._folders)
         self.tinyp2p = TinyP2P(*_own_address(wish.tinyp2p), wish.password, offered, self._mirror) if wish.tinyp2p else None
         self.molester = Molester(*_own_address(wish.molester), wish.password, offered, wish.inbox) if wish.molester else None

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE = 1_000_000
 MAX_PEERS, MAX_HOPS, HOPS_OF_OURS = 64, 8, 4
 MAX_SENDING, SENDING_AT_ONCE = 500, 16
-SEEN_S, MAX_SEEN = 10.0, 2_000
+SEEN_S, MAX_SEEN = 3.0, 2_000
 AGAIN_S, AGAIN_MAX_S, ROUND_S = 2.0, 300.0, 0.5
 _message = re.compile(rb"([0-9.]{7,15}:[0-9]{1,5}) ([e-i])([^/]{0,1000})/", re.DOTALL)
 _address = re.compile(r"((?:(?:0|[1-9][0-9]{0,2})\.?\b){4}):([1-9][0-9]{0,4})")
@@ -121,7 +121,7 @@ class Molester:
     async def heard(self, message: Message) -> None:
         """Do what a message asks for, unless the same came a moment ago by another way."""
         self.learn(message.sender)
-        if message.letter == "e" and not self._is_double(message):
+        if message.letter == "e":
             await self._taken(message)
         elif message.letter == "f" and not self._is_double(message):
             hops = len(message.name) - len(message.name.lstrip(b"f"))
