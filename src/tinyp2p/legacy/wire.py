@@ -6,7 +6,8 @@ import asyncio
 import logging
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from ..core.wire import split_address
 from ..errors import ConnectionLost, LocalError, RemoteError
@@ -77,7 +78,7 @@ async def answer_call(reader: asyncio.StreamReader, answer: Callable[[bytes], Aw
     """Read a call, and give what goes back."""
     async with asyncio.timeout(SILENCE_S):
         head = await reader.readuntil(b"\r\n\r\n")
-        length, status, body = _length.search(head), b"404 Not Found", b""
+        length, status = _length.search(head), b"404 Not Found"
         if re.match(rb"POST (?:/RPC2|/) HTTP/1\.[01]\r\n", head):
             status = b"411 Length Required" if length is None else b"413 Too Large" if int(length[1]) > MAX_CALL_BYTES else b"200 OK"
         call = await reader.readexactly(int(length[1])) if length and status == b"200 OK" else None
@@ -85,40 +86,36 @@ async def answer_call(reader: asyncio.StreamReader, answer: Callable[[bytes], Aw
     return b"HTTP/1.0 %s\r\nServer: tinyp2p\r\nContent-type: text/xml\r\nContent-length: %d\r\n\r\n%s" % (status, len(body), body)
 
 
-async def post(address: str, body: bytes, limit: int) -> bytes:
-    """The body that HOST:PORT answers a call with; raises RemoteError: TooLong beyond the limit, else ConnectionLost."""
-    head = b"POST /RPC2 HTTP/1.0\r\nHost: %s\r\nUser-Agent: tinyp2p\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r\n"
-    try:
-        async with asyncio.timeout(CALL_S):
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                reader, writer = await asyncio.open_connection(*split_address(address), limit=MAX_HEAD_BYTES)
-            try:
-                writer.write(head % (address.encode(), len(body)) + body)
-                async with asyncio.timeout(SILENCE_S):
-                    answered = await reader.readuntil(b"\r\n\r\n")
-                found, length = re.match(rb"HTTP/1\.[01] 200[ \r]", answered), _length.search(answered)
-                if found is None:
-                    raise ConnectionLost(f"{address} does not answer as TinyP2P does.")
-                if length is not None and int(length[1]) > limit:
-                    raise TooLong(f"The answer has {int(length[1]):,} bytes.")
-                data = await read_all(reader, limit)
-            finally:
-                writer.transport.abort()
-    except (OSError, EOFError, UnicodeError, asyncio.LimitOverrunError) as error:
-        raise ConnectionLost(f"{address} does not answer ({type(error).__name__}).") from error
-    if length is not None and len(data) < int(length[1]):
-        raise ConnectionLost(f"{address} broke off its answer.")
-    return data[: int(length[1])] if length else data
+@asynccontextmanager
+async def connected(address: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    async with asyncio.timeout(CALL_S):
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(*split_address(address))
+        try:
+            yield reader, writer
+        finally:
+            writer.transport.abort()
 
 
 async def send(address: str, data: bytes) -> None:
     """Send a message of MoleSter, a connection by itself; raises OSError."""
-    async with asyncio.timeout(SILENCE_S):
-        _, writer = await asyncio.open_connection(*split_address(address))
-        try:
-            writer.write(data)
-            await writer.drain()
-            writer.close()
-            await writer.wait_closed()
-        finally:
-            writer.transport.abort()
+    async with connected(address) as (_, writer):
+        writer.write(data)
+        writer.close()
+        await writer.wait_closed()
+
+
+async def post(address: str, body: bytes, limit: int) -> bytes:
+    """The body that HOST:PORT answers a call with; raises RemoteError: TooLong beyond the limit, else ConnectionLost."""
+    head = b"POST /RPC2 HTTP/1.0\r\nHost: %s\r\nUser-Agent: tinyp2p\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r\n"
+    try:
+        async with connected(address) as (reader, writer):
+            writer.write(head % (address.encode(), len(body)) + body)
+            answer = await read_all(reader, limit + MAX_HEAD_BYTES)
+    except (OSError, UnicodeError) as error:
+        raise ConnectionLost(f"{address} does not answer ({type(error).__name__}).") from error
+    found, _, data = answer.partition(b"\r\n\r\n")
+    length = _length.search(found + b"\r\n")
+    if not re.match(rb"HTTP/1\.[01] 200[ \r]", found) or (length and len(data) < int(length[1])):
+        raise ConnectionLost(f"{address} does not answer as TinyP2P does, or broke off.")
+    return data[: int(length[1])] if length else data

@@ -35,7 +35,6 @@ def is_deliverable(data: bytes) -> bool:
     return not data.translate(None, _DELIVERABLE)
 
 
-# --- writing ----------------------------------------------------------------------------------------------------------
 def encode_call(*arguments: Value) -> bytes:
     """A call of the one method there is."""
     values = b"".join(b"<param>\n%s</param>\n" % _encode(value) for value in arguments)
@@ -63,7 +62,6 @@ def _encode(value: Value) -> bytes:
     return b"<value>%s</value>\n" % text
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
 @dataclass(slots=True)
 class _Node:
     tag: bytes
