@@ -41,7 +41,7 @@ class Bridge:
 
     def __init__(self, node: Node, wish: Wish) -> None:
         self.node, self.wish = node, wish
-        self.folder = node.home.file("legacy")
+        self.folder = os.path.realpath(node.home.file("legacy"))
         self.mirrors: list[Mirror] = []
         if node.members.members[node.me].peer.is_guest:
             raise Refused("A guest of a group shares nothing.", "Ask for an invite as a member.")

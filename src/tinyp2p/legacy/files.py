@@ -20,7 +20,7 @@ from ..limits import MIB
 from .xmlrpc import is_deliverable
 
 log = logging.getLogger(__name__)
-MAX_FILE_BYTES = 32 * MIB
+MAX_FILE_BYTES, MAX_TEXT_BYTES = 32 * MIB, 8 * MIB  # of theirs, of ours: all of it is in memory at once
 MAX_NAMES = 10_000
 INBOX_BYTES, INBOX_FILES = 256 * MIB, 10_000
 
@@ -38,7 +38,7 @@ class Offered:
         self.folders = folders
         self._texts: dict[tuple[str, int, int, int], bool] = {}  # whether a file, as it was, is text that they can take
 
-    def read(self, name: bytes, limit: int = MAX_FILE_BYTES) -> bytes | None:
+    def read(self, name: bytes, limit: int) -> bytes | None:
         """A file's content; None where there is none of that name for them."""
         path = path_from_bytes(name)
         for root in self.folders() if "/" not in path and is_valid_path(path) else ():
@@ -53,7 +53,7 @@ class Offered:
 
     def text(self, name: bytes) -> bytes | None:
         """As `read`, of what every program of 2004 can take through XML."""
-        data = self.read(name) if is_deliverable(name) else None
+        data = self.read(name, MAX_TEXT_BYTES) if is_deliverable(name) else None
         return data if data is not None and is_deliverable(data) else None
 
     def texts(self) -> list[bytes]:
@@ -62,7 +62,7 @@ class Offered:
         for root in self.folders():
             with contextlib.suppress(OSError, LocalError):
                 for entry in scan_folder(root, "", Ignore.read(root)).entries:
-                    if entry.type == "f" and entry.size <= MAX_FILE_BYTES and len(found) < MAX_NAMES:
+                    if entry.type == "f" and entry.size <= MAX_TEXT_BYTES and len(found) < MAX_NAMES:
                         name, key = path_to_bytes(entry.path), (os.path.join(root, entry.path), entry.size, entry.mtime_ns, entry.ctime_ns)
                         checked[key] = self._texts[key] if key in self._texts else self.text(name) is not None
                         found.update([name] if checked[key] else [])

@@ -20,7 +20,7 @@ from .wire import Door, read_all, send
 log = logging.getLogger(__name__)
 MAX_MESSAGE = 1_000_000
 MAX_PEERS, MAX_HOPS, HOPS_OF_OURS = 64, 8, 4
-MAX_SENDING, SENDING_AT_ONCE = 500, 16
+MAX_SENDING_BYTES, MESSAGE_COST, SENDING_AT_ONCE = 50_000_000, 50_000, 16
 SEEN_S, MAX_SEEN = 3.0, 2_000
 AGAIN_S, AGAIN_MAX_S, ROUND_S = 2.0, 300.0, 0.5
 _message = re.compile(rb"([0-9.]{7,15}:[0-9]{1,5}) ([e-i])([^/]{0,1000})/", re.DOTALL)
@@ -69,6 +69,7 @@ class Molester:
         self.door = Door(self._serve)
         self._seen: dict[Message, float] = {}
         self._wanted: dict[bytes, asyncio.Future[bytes]] = {}
+        self._waiting_bytes = 0
         self._sending: set[asyncio.Task[None]] = set()
         self._lines = asyncio.Semaphore(SENDING_AT_ONCE)
 
@@ -94,21 +95,24 @@ class Molester:
 
     def _send(self, address: str, sender: str, rest: bytes) -> None:
         """Send a message by and by; one too many is dropped, as on a bad line."""
-        if len(self._sending) < MAX_SENDING:
-            task = asyncio.create_task(self._deliver(address, b"%s %s %s" % (self.password, sender.encode(), rest)))
+        if self._waiting_bytes < MAX_SENDING_BYTES:
+            self._waiting_bytes += MESSAGE_COST + len(rest)
+            task = asyncio.create_task(self._deliver(address, sender, rest))
             self._sending.add(task)
             task.add_done_callback(self._sending.discard)
 
-    async def _deliver(self, address: str, data: bytes) -> None:
+    async def _deliver(self, address: str, sender: str, rest: bytes) -> None:
         known = self.known.get(address) or Known()
         try:
             async with self._lines:
-                await send(address, data)
+                await send(address, b"%s %s %s" % (self.password, sender.encode(), rest))
             known.rest_s = AGAIN_S
         except OSError as error:
             log.info("legacy peer does not answer address=%s error=%r", address, error)
             if known.greet_s is None:
                 known.greet_s, known.rest_s = time.monotonic() + known.rest_s, min(known.rest_s * 2, AGAIN_MAX_S)
+        finally:
+            self._waiting_bytes -= MESSAGE_COST + len(rest)
 
     def _alive(self, but: str = "") -> list[str]:
         return [address for address, known in self.known.items() if known.greet_s is None and address != but]

@@ -24,7 +24,7 @@ from .wire import Door, answer_call, post
 from .xmlrpc import Fault, Value, decode_call, decode_reply, encode_call, encode_fault, encode_reply
 
 log = logging.getLogger(__name__)
-MAX_PEERS = 32
+MAX_PEERS, FETCHED_AT_ONCE = 32, 3
 MAX_PATTERN = 1_000
 MAX_LIST_BYTES = 2 * MIB
 POLL_S = 5.0
@@ -65,7 +65,7 @@ class TinyP2P:
         self.mirror_of = mirror_of
         self.others: dict[str, Original] = {}
         self.door = Door(lambda reader: answer_call(reader, self._answer))
-        self._listing = asyncio.Lock()
+        self._listing, self._fetching = asyncio.Lock(), asyncio.Semaphore(FETCHED_AT_ONCE)
         self._options = re2.Options()
         self._options.max_mem, self._options.log_errors = MIB, False
 
@@ -139,7 +139,8 @@ class TinyP2P:
             raise Malformed("It lists nothing that is a list.")
 
         async def fetch(name: bytes) -> bytes:
-            content = await self._ask(original.url, 2, name, MAX_FILE_BYTES + MIB)
+            async with self._fetching:
+                content = await self._ask(original.url, 2, name, MAX_FILE_BYTES + MIB)
             if not isinstance(content, bytes):
                 raise Fault("It sends something that is no file.")
             return content

@@ -15,8 +15,8 @@ from ..limits import CONNECT_TIMEOUT_S, KIB
 
 log = logging.getLogger(__name__)
 MAX_HEAD_BYTES, MAX_CALL_BYTES = 8 * KIB, 64 * KIB
-MAX_AT_ONCE, MAX_OF_ONE = 32, 8
-CALL_S, SILENCE_S = 120.0, 20.0  # for a whole call or message with its answer; without a byte
+MAX_AT_ONCE, MAX_OF_ONE = 16, 4
+CALL_S, SILENCE_S = 300.0, 20.0  # for a whole call or message with its answer; without a byte
 
 _length = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*\r\n", re.IGNORECASE)
 
@@ -99,7 +99,7 @@ async def connected(address: str) -> AsyncIterator[tuple[asyncio.StreamReader, a
 
 async def send(address: str, data: bytes) -> None:
     """Send a message of MoleSter, a connection by itself; raises OSError."""
-    async with connected(address) as (_, writer):
+    async with asyncio.timeout(SILENCE_S), connected(address) as (_, writer):
         writer.write(data)
         writer.close()
         await writer.wait_closed()
