@@ -191,6 +191,8 @@ def test_shares_for_some_are_not_offered_unless_named(bridged: Bridged, tmp_path
     assert running.event("legacy")["address"] == f"http://127.0.0.1:{port}"
     client = Client(tmp_path / "client")
     assert bridged.anna.run("share", private, "--with", "ben").code == 0
+    late = bridged.anna.run("share", "--legacy-tinyp2p", "127.0.0.1:0", "--legacy-password-file", bridged.password, json=False)
+    assert late.code == 0 and "It did not take over --legacy-...: stop it and share again to change that." in late.err
     assert client.names(f"http://127.0.0.1:{port}") == [b"for-all.txt"]
     assert bridged.anna.run("unshare", "Letters").code == 0
     assert client.names(f"http://127.0.0.1:{port}") == []

@@ -148,11 +148,11 @@ def _ask_for_invite(settings: Settings, password_file: str | None) -> str:
 def _hand_over(settings: Settings, group: GroupHome, request: Event, ignored: list[str]) -> int:
     """A member runs already: it takes the folders, and this command is done."""
     notice = f'"{printable(group.name)}" is running on this computer already.'
+    hint = f"It did not take over {', '.join(ignored)}: stop it and share again to change that." if ignored else ""
     if not request["folders"] and not request["limit_rate"]:
-        show_event(settings, {"event": "notice", "level": "info", "message": notice, "hint": "See: tinyp2p status"}, SHOWN)
+        show_event(settings, {"event": "notice", "level": "info", "message": notice, "hint": hint or "See: tinyp2p status"}, SHOWN)
         return 0
     show_all(settings, events_of_member(group, "share", request), **SHOWN)
-    hint = f"It did not take over {', '.join(ignored)}: stop it and share again to change that." if ignored else ""
     show_event(settings, {"event": "notice", "level": "info", "message": f"{notice} It does this too from now on.", "hint": hint}, SHOWN)
     return 0
 

@@ -129,8 +129,9 @@ class Molester:
             await self._taken(message)
         elif message.letter == "f" and not self._is_double(message):
             hops = len(message.name) - len(message.name.lstrip(b"f"))
+            inner = message.name + b"/" + message.payload
             for address in self._alive(message.sender) if hops < MAX_HOPS else ():
-                self._send(address, message.sender, message.name + b"/" + message.payload)
+                self._send(address, message.sender, inner)
         elif message.letter == "h" or (message.letter == "g" and not self._is_double(message) and await self._give(message)):
             for address in (self.address, *self._alive(message.sender)):
                 self._send(message.sender, address, b"i/")
