@@ -107,11 +107,14 @@ class Bridge:
         name = str(request.get("name") or "").encode(errors="surrogateescape")
         if not name or b"/" in name:
             raise UsageError("Say the name of one file, as it is called there.", "For instance: tinyp2p legacy-get notes.txt")
-        data = await self.molester.get(name, float(request.get("wait_s") or 20))
+        folder, data = str(request.get("directory")), await self.molester.get(name, float(request.get("wait_s") or 20))
         try:
-            path = await asyncio.to_thread(put_down, str(request.get("directory")), name, data)
+            os.makedirs(folder, exist_ok=True)
+            path = await asyncio.to_thread(put_down, folder, name, data)
         except FileExistsError:
             raise LocalError("A file of that name is here already; it was left as it is.", "Choose another folder with -o DIR.") from None
+        except OSError as error:
+            raise LocalError(f"{folder} cannot be written to ({error.strerror}).", "Choose another folder with -o DIR.") from error
         return {"event": "fetched", "path": path, "bytes": len(data)}
 
 

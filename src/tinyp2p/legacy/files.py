@@ -9,12 +9,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 
 from ..core.names import is_valid_path, path_from_bytes, path_to_bytes, safe_path
 from ..disk.scan import Ignore, open_inside, scan_folder, stamp_of
-from ..disk.target import Target, move_to_free_name
 from ..errors import LocalError
 from ..limits import MIB
 from .xmlrpc import is_deliverable
@@ -70,31 +68,20 @@ class Offered:
         return sorted(found)
 
 
-def write_hidden(folder: str, data: bytes) -> str:
-    """A file under a hidden name, to be renamed; its path. Raises OSError."""
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".tinyp2p-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-    except OSError:
-        os.unlink(temporary)
-        raise
-    return temporary
-
-
 def put_down(folder: str, name: bytes, data: bytes) -> str:
     """Write a file of theirs under a safe name, never over another; its path. Raises LocalError, OSError, FileExistsError if it is taken."""
     local = local_name(name)
     if local is None:
         raise LocalError(f"{name!r} cannot be the name of a file.")
-    with contextlib.closing(Target.open(folder)) as target:
-        temporary = write_hidden(folder, data)
+    path = os.path.join(folder, local)
+    with open(path, "xb") as file:  # follows no symlink
         try:
-            move_to_free_name(target.handle, os.path.basename(temporary), target.handle, local)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-    return os.path.join(target.path, local)
+            file.write(data)
+            file.flush()
+        except OSError:
+            os.unlink(path)
+            raise
+    return path
 
 
 def take_in(inbox: str, name: bytes, data: bytes) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from ..errors import LocalError
 from ..limits import FREE_SPACE_KEPT, GIB
-from .files import MAX_FILE_BYTES, MAX_NAMES, local_name, write_hidden
+from .files import MAX_FILE_BYTES, MAX_NAMES, local_name
 from .wire import TooLong
 from .xmlrpc import Fault
 
@@ -91,7 +91,10 @@ class Mirror:
         """Put a file into its place, unless it is there as it is."""
         path = os.path.join(self.folder, place)
         if place in self.sizes:
-            with open(path, "rb") as file:
-                if file.read(MAX_FILE_BYTES + 1) == data:
+            with open(path, "rb") as before:
+                if before.read(MAX_FILE_BYTES + 1) == data:
                     return
-        os.replace(write_hidden(self.folder, data), path)
+        temporary = os.path.join(self.folder, ".new")  # hidden, so no part of the share
+        with open(temporary, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
