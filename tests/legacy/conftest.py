@@ -15,10 +15,12 @@ from tinyp2p.legacy.files import Offered
 from tinyp2p.legacy.mirror import Mirror
 from tinyp2p.legacy.molester import Molester
 from tinyp2p.legacy.tinyp2p import TinyP2P
+from tinyp2p.legacy.wire import Door
 
 from .originals import PASSWORD
 
 T = TypeVar("T")
+P = TypeVar("P", TinyP2P, Molester)
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ class Ours:
         self.inbox = folder / "inbox"
         self.offered.mkdir()
         self.begun: list[str] = []
-        self.made: list[Any] = []
+        self.doors: list[Door] = []
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
@@ -55,32 +57,30 @@ class Ours:
         return self.run(called())
 
     def tinyp2p(self, *urls: str, port: int = 0) -> TinyP2P:
-        mirrors: list[Mirror] = []
+        sizes: dict[str, dict[str, int]] = {}
 
         def mirror_of(url: str) -> Mirror:
-            mirrors.append(Mirror(str(self.mirrors / url.rpartition(":")[2]), lambda: mirrors, self.begun.append))
-            return mirrors[-1]
+            return Mirror(str(self.mirrors / url.rpartition(":")[2]), sizes, self.begun.append)
 
         peer = self.call(TinyP2P, "127.0.0.1", port, PASSWORD.encode(), Offered(lambda: [str(self.offered)]), mirror_of)
-        self.made.append(peer)
-        self.run(peer.listen())
-        for url in urls:
-            self.call(peer.learn, url, is_given=True)
-        return peer
+        return self._begun(peer, urls)
 
     def molester(self, *addresses: str, inbox: bool = False) -> Molester:
         offered = Offered(lambda: [str(self.offered)])
         peer = self.call(Molester, "127.0.0.1", 0, PASSWORD.encode(), offered, str(self.inbox) if inbox else None)
-        self.made.append(peer)
+        return self._begun(peer, addresses)
+
+    def _begun(self, peer: P, given: tuple[str, ...]) -> P:
+        self.doors.append(peer.door)
         self.run(peer.listen())
-        for address in addresses:
+        for address in given:
             self.call(peer.learn, address, is_given=True)
-        asyncio.run_coroutine_threadsafe(peer.greet(), self.loop)
+        asyncio.run_coroutine_threadsafe(peer.book.run(), self.loop)
         return peer
 
     def close(self) -> None:
-        for peer in self.made:
-            self.run(peer.close())
+        for door in self.doors:
+            self.call(door.close)
 
         async def end() -> None:
             tasks = asyncio.all_tasks() - {asyncio.current_task()}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.live.peers import until
 from tinyp2p.errors import Malformed, NothingMatched, RemoteError
-from tinyp2p.legacy import files, molester
+from tinyp2p.legacy import book, files, molester
 from tinyp2p.legacy.molester import MAX_MESSAGE, Message, decode, is_address
 
 from .conftest import Ours
@@ -38,8 +38,8 @@ def other(tmp_path: Path) -> Iterator[Mole]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(molester, "ROUND_S", 0.05)
-    monkeypatch.setattr(molester, "AGAIN_S", 0.1)
+    monkeypatch.setattr(book, "ROUND_S", 0.05)
+    monkeypatch.setattr(book, "AGAIN_S", 0.1)
 
 
 def rest_of(mole: Mole) -> list[bytes]:
@@ -101,7 +101,7 @@ def test_hello_and_gossip_both_ways(ours: Ours, mole: Mole, other: Mole) -> None
     mole.known[other.address] = True
     peer = ours.molester(mole.address)
     # We ask whom we were given; it hears of us by that, and tells of the other, whom we greet too.
-    until(lambda: set(peer.known) == {mole.address, other.address})
+    until(lambda: set(peer.book.peers) == {mole.address, other.address})
     until(lambda: peer.address in mole.known and peer.address in other.known)
     assert rest_of(mole)[0] == peer.address.encode() + b" h/"
     # Asked the same, we tell of all whom we know, ourselves too.
@@ -129,7 +129,7 @@ def test_every_valid_message_teaches_its_sender_and_others_do_not(ours: Ours, mo
     exchange("127.0.0.1", peer.port, b"wrong 127.0.0.1:9 i/")
     exchange("127.0.0.1", peer.port, EVERY_BYTE)
     mole.send(peer.address, b"i/")
-    until(lambda: set(peer.known) == {mole.address})
+    until(lambda: set(peer.book.peers) == {mole.address})
 
 
 def test_there_is_an_end_to_peers_and_the_dead_give_way(ours: Ours, mole: Mole, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,16 +137,16 @@ def test_there_is_an_end_to_peers_and_the_dead_give_way(ours: Ours, mole: Mole, 
     peer = ours.molester(mole.address)
     for port in range(1, 30):
         mole.send(peer.address, b"i/", f"127.0.0.1:{port}")
-    until(lambda: len(peer.known) == 4 and peer.known[mole.address].greet_s is None)
+    until(lambda: len(peer.book.peers) == 4 and peer.book.peers[mole.address].alive)
     late = f"127.0.0.1:{free_port()}"
-    until(lambda: mole.send(peer.address, b"i/", late) or late in peer.known)
-    assert len(peer.known) == 4 and mole.address in peer.known
+    until(lambda: mole.send(peer.address, b"i/", late) or late in peer.book.peers)
+    assert len(peer.book.peers) == 4 and mole.address in peer.book.peers
 
 
 def test_a_dead_peer_comes_back(ours: Ours) -> None:
     port = free_port()
     peer = ours.molester(f"127.0.0.1:{port}")
-    until(lambda: peer.known[f"127.0.0.1:{port}"].rest_s > 0.15)
+    until(lambda: peer.book.peers[f"127.0.0.1:{port}"].rest_s > 0.15)
     back = Mole(ours.folder / "back", port=port)
     try:
         until(lambda: back.heard)
@@ -252,7 +252,7 @@ def test_get_from_whoever_has_it(ours: Ours, mole: Mole, other: Mole) -> None:
     mole.known[other.address] = True
     peer = ours.molester(mole.address)
     other.known = {}
-    until(lambda: peer.known[mole.address].greet_s is None)
+    until(lambda: peer.book.peers[mole.address].alive)
     assert ours.run(peer.get(b"far.bin", 10)) == EVERY_BYTE
     with pytest.raises(NothingMatched, match=r'Nobody sent "none.bin" within 0.2 s'):
         ours.run(peer.get(b"none.bin", 0.2))

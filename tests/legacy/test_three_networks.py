@@ -179,6 +179,7 @@ def test_what_is_asked_for_wrongly_is_said(bridged: Bridged, options: tuple[str,
     given = [str(bridged.password) if option == "P" else option for option in options]
     result = bridged.anna.run("share", "--new", bridged.shared, "--listen", "127.0.0.1:0", *given, json=False)
     assert result.code == code and sentence in result.err, result
+    assert not (bridged.anna.path / "groups" / "Letters").exists()  # no half-begun group stands in the way of the next try
 
 
 def test_shares_for_some_are_not_offered_unless_named(bridged: Bridged, tmp_path: Path) -> None:

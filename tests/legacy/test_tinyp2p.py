@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.peers import until
-from tinyp2p.legacy import files, mirror, tinyp2p, wire
+from tinyp2p.legacy import book, files, mirror, tinyp2p, wire
 from tinyp2p.legacy.xmlrpc import Fault as OurFault
 from tinyp2p.legacy.xmlrpc import decode_reply
 
@@ -38,7 +38,8 @@ def server(tmp_path: Path) -> Iterator[TinyServer]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tinyp2p, "POLL_S", 0.1)
-    monkeypatch.setattr(tinyp2p, "AGAIN_S", 0.1)
+    monkeypatch.setattr(book, "AGAIN_S", 0.1)
+    monkeypatch.setattr(book, "ROUND_S", 0.05)
 
 
 # --- we answer -----------------------------------------------------------------------------------------------------------
@@ -119,13 +120,13 @@ def test_a_bad_token_is_false(ours: Ours, client: Client, shown: str) -> None:
     peer = ours.tinyp2p()
     for number, argument in ((0, array([string(b"http://127.0.0.1:1")])), (1, string(b"")), (2, string(b"a.txt"))):
         assert b"<boolean>0</boolean>" in client.ask(peer.url, number, argument, shown)
-    assert not peer.others
+    assert not peer.book.peers
 
 
 def test_peers_are_learned_and_only_living_ones_told_of(ours: Ours, client: Client, server: TinyServer) -> None:
     peer, dead = ours.tinyp2p(), f"http://127.0.0.1:{free_port()}"
     client.ask(peer.url, 0, array([string(each.encode()) for each in (dead, server.url, peer.url, server.url)]))
-    assert set(peer.others) == {dead, server.url}
+    assert set(peer.book.peers) == {dead, server.url}
     until(lambda: client.peers(peer.url) == [peer.url, server.url])
     assert server.known[:2] == [server.url, peer.url]
 
@@ -145,7 +146,7 @@ def test_a_string_of_peers_adds_nothing(ours: Ours, client: Client) -> None:
         b"http://a:1@b:2",
     ]
     client.ask(peer.url, 0, array([*map(string, odd), b"<value><int>1</int></value>", array([string(b"http://127.0.0.1:1")])]))
-    assert not peer.others
+    assert not peer.book.peers
 
 
 def test_there_is_an_end_to_peers(ours: Ours, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,10 +155,10 @@ def test_there_is_an_end_to_peers(ours: Ours, client: Client, monkeypatch: pytes
     peer = ours.tinyp2p(given)
     for start in range(1, 60, 20):
         client.ask(peer.url, 0, array([string(b"http://127.0.0.1:%d" % port) for port in range(start, start + 20)]))
-        assert len(peer.others) <= 5 and given in peer.others
-        until(lambda: all(original.failed_s for original in peer.others.values()))
+        assert len(peer.book.peers) <= 5 and given in peer.book.peers
+        until(lambda: all(original.rest_s for original in peer.book.peers.values()))
     ours.call(peer.learn, "http://127.0.0.1:59")
-    assert "http://127.0.0.1:59" in peer.others and len(peer.others) == 5
+    assert "http://127.0.0.1:59" in peer.book.peers and len(peer.book.peers) == 5
 
 
 def test_a_regex_that_would_hang_re(ours: Ours, client: Client) -> None:
@@ -318,7 +319,7 @@ def test_nonsense_as_an_answer_stops_nothing(ours: Ours, client: Client, body: b
     server = TinyServer(ours.folder / "odd")
     try:
         peer = ours.tinyp2p(server.url)
-        until(lambda: peer.others[server.url].failed_s)
+        until(lambda: peer.book.peers[server.url].rest_s)
         assert client.peers(peer.url)[0] == peer.url and not ours.begun
     finally:
         server.close()

@@ -95,15 +95,13 @@ def share(
             waiting.a_moment()
 
 
-def _legacy(password_file: str | None, **wish: Any) -> Any:
+def _legacy(password_file: str | None, **wish: Any) -> Event | None:
     """What is wished of networks of 2004; None where nothing is."""
     if not any(wish.values()) and password_file is None:
         return None
     if password_file is None or not (wish["tinyp2p"] or wish["molester"]):
         raise UsageError("Networks of 2004 need an address here and their password.", "Give --legacy-tinyp2p HOST:PORT --legacy-password-file F.")
-    from ..legacy.begin import Wish
-
-    return Wish(read_text_file(password_file).encode(), **wish)
+    return {"password": read_text_file(password_file).encode(), **wish}
 
 
 def _folders(settings: Settings, folders: tuple[str, ...], as_name: str | None, force: bool) -> list[str]:

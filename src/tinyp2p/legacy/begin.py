@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..core.names import printable
@@ -24,39 +23,29 @@ Event = dict[str, Any]
 WARNING = "{} of 2004 encrypts nothing: anyone on the path can read all that passes at {}, change it, and act as a member of that network."
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """The options of `share` that begin with --legacy."""
-
-    password: bytes
-    tinyp2p: str | None
-    molester: str | None
-    peers: list[str]
-    share: str | None
-    inbox: str | None
-
-
 class Bridge:
-    """Raises LocalErrors where the wish cannot be met."""
+    """Its arguments are the options of `share` that begin with --legacy; raises LocalErrors where they cannot be met."""
 
-    def __init__(self, node: Node, wish: Wish) -> None:
-        self.node, self.wish = node, wish
+    def __init__(
+        self, node: Node, password: bytes, tinyp2p: str | None, molester: str | None, peers: list[str], share: str | None, inbox: str | None
+    ) -> None:
+        self.node, self.share = node, share
         self.folder = os.path.realpath(node.home.file("legacy"))
-        self.mirrors: list[Mirror] = []
+        self.sizes: dict[str, dict[str, int]] = {}
         if node.members.members[node.me].peer.is_guest:
             raise Refused("A guest of a group shares nothing.", "Ask for an invite as a member.")
-        if wish.share and wish.share not in node.shares.own:
-            raise NothingMatched(f'No share here is called "{wish.share}".', f"Shares here: {', '.join(node.shares.own)}.")
-        self.urls = [peer for peer in wish.peers if address_of(peer)]
-        self.addresses = [peer for peer in wish.peers if is_address(peer)]
-        wrong = [peer for peer in wish.peers if not (is_address(peer) and wish.molester) and not (address_of(peer) and wish.tinyp2p)]
+        if share and share not in node.shares.own:
+            raise NothingMatched(f'No share here is called "{share}".', f"Shares here: {', '.join(node.shares.own)}.")
+        self.urls = [peer for peer in peers if address_of(peer)]
+        self.addresses = [peer for peer in peers if is_address(peer)]
+        wrong = [peer for peer in peers if not (is_address(peer) and molester) and not (address_of(peer) and tinyp2p)]
         if wrong:
             raise UsageError(f"{wrong[0]!r} is no peer of a network that is spoken here.", "TinyP2P's are http://HOST:PORT, MoleSter's IP:PORT.")
-        if wish.inbox and not wish.molester:
+        if inbox and not molester:
             raise UsageError("An inbox is for MoleSter.", "Add --legacy-molester IP:PORT.")
         offered = Offered(self._folders)
-        self.tinyp2p = TinyP2P(*_own_address(wish.tinyp2p), wish.password, offered, self._mirror) if wish.tinyp2p else None
-        self.molester = Molester(*_own_address(wish.molester), wish.password, offered, wish.inbox) if wish.molester else None
+        self.tinyp2p = TinyP2P(*_own_address(tinyp2p), password, offered, self._mirror) if tinyp2p else None
+        self.molester = Molester(*_own_address(molester), password, offered, inbox) if molester else None
         if self.molester and not is_address(f"{self.molester.host}:1"):
             raise UsageError("MoleSter knows no names of computers.", "Give --legacy-molester IP:PORT, such as 192.0.2.20:22010.")
 
@@ -67,39 +56,34 @@ class Bridge:
             if network is not None:
                 await network.listen()
                 address = network.url if isinstance(network, TinyP2P) else network.address
-                what = printable(self.wish.share or "what you share with the whole group")
+                what = printable(self.share or "what you share with the whole group")
                 told.append({"event": "legacy", "network": name, "address": address})
                 hint = f"Offered to it: {what}. Use its password for nothing else."
                 told.append({"event": "notice", "level": "warning", "message": WARNING.format(name, address), "hint": hint})
+        self.node.operations.ask_molester = self._get if self.molester else None
         self.node.spawn(self._run())
         return told
 
     async def _run(self) -> None:
+        networks = [network for network in (self.tinyp2p, self.molester) if network is not None]
         try:
-            if self.tinyp2p:
-                for url in self.urls:
-                    self.tinyp2p.learn(url, is_given=True)
-            if self.molester:
-                self.node.operations.ask_molester = self._get
-                for address in self.addresses:
-                    self.molester.learn(address, is_given=True)
-                await self.molester.greet()
-            await asyncio.Event().wait()
+            async with asyncio.TaskGroup() as tasks:
+                for network in networks:
+                    for peer in self.urls if network is self.tinyp2p else self.addresses:
+                        network.learn(peer, is_given=True)
+                    tasks.create_task(network.book.run())
         finally:
-            for network in (self.tinyp2p, self.molester):
-                if network is not None:
-                    await network.close()
+            for network in networks:
+                network.door.close()
 
     def _folders(self) -> list[str]:
         """What they may have: the share that was named, else those for the whole group; never what came from their like."""
         own = [share for share in self.node.shares.own.values() if not share.away and not share.folder.startswith(self.folder)]
-        return [share.folder for share in own if (share.name == self.wish.share if self.wish.share else not share.audience)]
+        return [share.folder for share in own if (share.name == self.share if self.share else not share.audience)]
 
     def _mirror(self, url: str) -> Mirror:
         name = url.replace("://", "-").replace(":", "-")
-        mirror = Mirror(os.path.join(self.folder, name), lambda: self.mirrors, self.node.operations.begin)
-        self.mirrors.append(mirror)
-        return mirror
+        return Mirror(os.path.join(self.folder, name), self.sizes, self.node.operations.begin)
 
     async def _get(self, request: Event) -> Event:
         """A file of the MoleSter network by its name, from whoever has it."""

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from asyncio import to_thread
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 
 from ..errors import LocalError
 from ..limits import FREE_SPACE_KEPT, GIB
@@ -25,11 +25,11 @@ FRESH_S, FAILED_S = 6 * 3600.0, 600.0
 
 
 class Mirror:
-    def __init__(self, folder: str, all_of_them: Callable[[], Iterable[Mirror]], begin: Callable[[str], object]) -> None:
+    def __init__(self, folder: str, all_sizes: dict[str, dict[str, int]], begin: Callable[[str], object]) -> None:
         self.folder = folder
-        self.all_of_them = all_of_them
+        self.all_sizes = all_sizes  # of the files in each mirror's folder
         self.begin = begin  # tells the group of the folder, once there is something to tell
-        self.sizes: dict[str, int] = {}
+        self.sizes = all_sizes.setdefault(folder, {})
         self._due: dict[bytes, float] = {}  # when a name is to be fetched (again)
         self._refused: set[bytes] = set()
         self._is_begun = False
@@ -58,7 +58,7 @@ class Mirror:
         """What was here before."""
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
         with os.scandir(self.folder) as entries:
-            self.sizes = {entry.name: entry.stat().st_size for entry in entries}
+            self.sizes.update({entry.name: entry.stat().st_size for entry in entries})
 
     def _places(self, names: list[bytes]) -> dict[str, bytes]:
         """The names that can be had and kept, by what they are called here."""
@@ -79,7 +79,7 @@ class Mirror:
         except (Fault, TooLong) as error:
             log.warning("legacy file not fetched mirror=%s name=%r error=%s", self.folder, name, error)
             return False
-        taken = sum(sum(mirror.sizes.values()) for mirror in self.all_of_them()) - self.sizes.get(place, 0)
+        taken = sum(sum(sizes.values()) for sizes in self.all_sizes.values()) - self.sizes.get(place, 0)
         if len(data) > MAX_FILE_BYTES or taken + len(data) > ALL_MIRRORS_BYTES or shutil.disk_usage(self.folder).free < FREE_SPACE_KEPT:
             log.warning("legacy file does not fit mirror=%s name=%r bytes=%d", self.folder, name, len(data))
             return False

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import math
 import re
 import time
 from dataclasses import dataclass
 
 from ..errors import Malformed, NothingMatched
+from .book import Book
 from .files import Offered, take_in
 from .wire import Door, read_all, send
 
@@ -22,7 +24,6 @@ MAX_MESSAGE = 1_000_000
 MAX_PEERS, MAX_HOPS, HOPS_OF_OURS = 64, 8, 4
 MAX_SENDING_BYTES, MESSAGE_COST, SENDING_AT_ONCE = 50_000_000, 50_000, 16
 SEEN_S, MAX_SEEN = 3.0, 2_000
-AGAIN_S, AGAIN_MAX_S, ROUND_S = 2.0, 300.0, 0.5
 _message = re.compile(rb"([0-9.]{7,15}:[0-9]{1,5}) ([e-i])([^/]{0,1000})/", re.DOTALL)
 _address = re.compile(r"((?:(?:0|[1-9][0-9]{0,2})\.?\b){4}):([1-9][0-9]{0,4})")
 
@@ -50,22 +51,13 @@ def decode(password: bytes, data: bytes) -> Message:
     return Message(found[1].decode(), found[2].decode(), found[3], data[found.end() :])
 
 
-@dataclass(slots=True)
-class Known:
-    """When a peer is to be greeted (again), None after it was; how long it rests when it does not answer."""
-
-    greet_s: float | None = 0.0
-    rest_s: float = AGAIN_S
-    is_given: bool = False
-
-
 class Molester:
     def __init__(self, host: str, port: int, password: bytes, offered: Offered, inbox: str | None) -> None:
         self.host, self.port, self.address = host, port, ""
         self.password = password
         self.offered = offered
         self.inbox = inbox
-        self.known: dict[str, Known] = {}
+        self.book = Book(MAX_PEERS, math.inf, self._greet)
         self.door = Door(self._serve)
         self._seen: dict[Message, float] = {}
         self._wanted: dict[bytes, asyncio.Future[bytes]] = {}
@@ -77,21 +69,13 @@ class Molester:
         self.port = await self.door.listen(self.host, self.port)
         self.address = f"{self.host}:{self.port}"
 
-    async def close(self) -> None:
-        self.door.close()
-        for task in (sending := list(self._sending)):
-            task.cancel()
-        await asyncio.gather(*sending, return_exceptions=True)
-
     # --- sending ----------------------------------------------------------------------------------------------------
-    async def greet(self) -> None:
-        """Until cancelled, ask whoever is new, or did not answer and has rested, whom it knows; by that it knows us."""
-        while True:
-            for address, known in self.known.items():
-                if known.greet_s is not None and known.greet_s <= time.monotonic():
-                    known.greet_s = None
-                    self._send(address, self.address, b"h/")
-            await asyncio.sleep(ROUND_S)
+    async def _greet(self, address: str) -> None:
+        """Ask a peer whom it knows; by that it knows us."""
+        await send(address, self._message(self.address, b"h/"))
+
+    def _message(self, sender: str, rest: bytes) -> bytes:
+        return b"%s %s %s" % (self.password, sender.encode(), rest)
 
     def _send(self, address: str, sender: str, rest: bytes) -> None:
         """Send a message by and by; one too many is dropped, as on a bad line."""
@@ -102,20 +86,13 @@ class Molester:
             task.add_done_callback(self._sending.discard)
 
     async def _deliver(self, address: str, sender: str, rest: bytes) -> None:
-        known = self.known.get(address) or Known()
         try:
             async with self._lines:
-                await send(address, b"%s %s %s" % (self.password, sender.encode(), rest))
-            known.rest_s = AGAIN_S
+                await send(address, self._message(sender, rest))
         except OSError as error:
-            log.info("legacy peer does not answer address=%s error=%r", address, error)
-            if known.greet_s is None:
-                known.greet_s, known.rest_s = time.monotonic() + known.rest_s, min(known.rest_s * 2, AGAIN_MAX_S)
+            self.book.failed(address, error)
         finally:
             self._waiting_bytes -= MESSAGE_COST + len(rest)
-
-    def _alive(self, but: str = "") -> list[str]:
-        return [address for address, known in self.known.items() if known.greet_s is None and address != but]
 
     # --- hearing ----------------------------------------------------------------------------------------------------
     async def _serve(self, reader: asyncio.StreamReader) -> bytes:
@@ -130,23 +107,16 @@ class Molester:
         elif message.letter == "f" and not self._is_double(message):
             hops = len(message.name) - len(message.name.lstrip(b"f"))
             inner = message.name + b"/" + message.payload
-            for address in self._alive(message.sender) if hops < MAX_HOPS else ():
+            for address in self.book.alive(message.sender) if hops < MAX_HOPS else ():
                 self._send(address, message.sender, inner)
         elif message.letter == "h" or (message.letter == "g" and not self._is_double(message) and await self._give(message)):
-            for address in (self.address, *self._alive(message.sender)):
+            for address in (self.address, *self.book.alive(message.sender)):
                 self._send(message.sender, address, b"i/")
 
     def learn(self, address: str, is_given: bool = False) -> None:
-        """A peer is there; where there are too many, one that does not answer gives way."""
-        known = self.known.get(address)
-        if known is not None:
-            known.greet_s = None if known.greet_s is None else 0.0
-        elif address != self.address:
-            away = [(known.rest_s, each) for each, known in self.known.items() if known.greet_s is not None and not known.is_given]
-            if len(self.known) >= MAX_PEERS and away:
-                del self.known[max(away)[1]]
-            if len(self.known) < MAX_PEERS or is_given:
-                self.known[address] = Known(is_given=is_given)
+        """A peer is there."""
+        if address != self.address:
+            self.book.learn(address, is_given)
 
     def _is_double(self, message: Message) -> bool:
         name = message.name.lstrip(b"f") if message.letter == "f" else message.name
@@ -180,7 +150,7 @@ class Molester:
         """A file of that name from whoever has one, the first that comes; raises NothingMatched."""
         wanted = self._wanted.setdefault(name, asyncio.get_running_loop().create_future())
         for hops in range(HOPS_OF_OURS):
-            for address in self._alive():
+            for address in self.book.alive():
                 self._send(address, self.address, b"f" * hops + b"g" + name + b"/")
         try:
             async with asyncio.timeout(wait_s):
