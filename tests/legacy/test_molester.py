@@ -196,7 +196,8 @@ def test_a_request_is_sent_on_in_the_name_of_who_asks(ours: Ours, mole: Mole, ot
     assert not any(b"far.txt" in message for message in other.heard)
 
 
-def test_doubles_are_suppressed(ours: Ours, mole: Mole, other: Mole) -> None:
+def test_doubles_are_suppressed(ours: Ours, mole: Mole, other: Mole, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(molester, "SEEN_S", 60.0)
     peer = ours.molester(other.address, inbox=True)
     until(lambda: peer.address in other.known)
     for hops in (1, 2, 1, 3, 1):

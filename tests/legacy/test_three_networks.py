@@ -114,6 +114,12 @@ def test_three_networks_find_and_get_each_others_files(bridged: Bridged, server:
         assert client.peers(again.url) == [again.url, url]  # it was alone and knew not even itself
     finally:
         again.close()
+    # Without the network of 2004 what was fetched stays shared, until it is not.
+    assert running.stop() == 0
+    bridged.anna.share()
+    assert bridged.ben.run("get", f"anna:{mirror}/from-server.txt", "-o", tmp_path / "later").code == 0
+    assert bridged.anna.run("unshare", mirror).code == 0
+    until(lambda: not [place for place in bridged.entries(bridged.ben) if place.startswith(mirror)])
 
 
 def test_molester_from_the_command_line(bridged: Bridged, tmp_path: Path) -> None:

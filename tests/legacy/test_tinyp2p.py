@@ -14,7 +14,7 @@ import pytest
 from tests.live.peers import until
 from tinyp2p.legacy import book, files, mirror, tinyp2p, wire
 from tinyp2p.legacy.xmlrpc import Fault as OurFault
-from tinyp2p.legacy.xmlrpc import decode_reply
+from tinyp2p.legacy.xmlrpc import decode_reply, is_deliverable
 
 from .conftest import Ours
 from .originals import Client, Fault, TinyServer, array, call_of, exchange, free_port, http_call, string, token
@@ -212,6 +212,19 @@ def test_slow_large_and_many_callers_are_cut_off(ours: Ours, client: Client, mon
     assert client.peers(peer.url) == [peer.url]
 
 
+def test_of_what_is_no_text_only_the_beginning_is_read(ours: Ours, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    (ours.offered / "photo.jpg").write_bytes(EVERY_BYTE * 4096)
+    (ours.offered / "late.txt").write_bytes(b"text" * 50_000 + b"\0")
+    (ours.offered / "long.txt").write_bytes(b"text" * 50_000)
+    monkeypatch.setattr(files, "MAX_TEXT_BYTES", 200_000)
+    (ours.offered / "too-long.txt").write_bytes(b"text" * 50_000 + b"t")
+    judged: list[int] = []
+    monkeypatch.setattr(files, "is_deliverable", lambda data: judged.append(len(data)) or is_deliverable(data))
+    peer = ours.tinyp2p()
+    assert client.names(peer.url) == [b"long.txt"] and len(EVERY_BYTE) * 4096 not in judged
+    assert client.content(peer.url, b"long.txt") == b"text" * 50_000
+
+
 # --- we ask --------------------------------------------------------------------------------------------------------------
 def test_all_256_values_are_mirrored_and_the_listing_is_followed(ours: Ours, server: TinyServer) -> None:
     (server.folder / "every.bin").write_bytes(EVERY_BYTE * 3)
@@ -283,6 +296,25 @@ def test_what_is_too_large_is_left_out_and_named(
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 1500
     told = "\n".join(record.getMessage() for record in caplog.records)
     assert "2-too-large" in told and "3-far-too-large" in told
+
+
+def test_there_is_an_end_to_mirrors_also_of_earlier_runs(ours: Ours, server: TinyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "MAX_MIRRORS", 2)
+    monkeypatch.setattr(mirror, "ALL_MIRRORS_BYTES", 1000)
+    (ours.mirrors / "earlier").mkdir(parents=True)
+    (ours.mirrors / "earlier" / "large").write_bytes(b"x" * 900)
+    (server.folder / "a-too-large").write_bytes(b"x" * 101)
+    (server.folder / "b-fits").write_bytes(b"x" * 100)
+    ours.tinyp2p(server.url)
+    mine = ours.mirrors / server.url.rpartition(":")[2]
+    until(lambda: mine.exists() and os.listdir(mine) == ["b-fits"])
+    other = TinyServer(tmp_path / "other")
+    try:
+        peer = ours.tinyp2p(other.url)
+        until(lambda: peer.book.peers[other.url].rest_s)
+        assert sorted(os.listdir(ours.mirrors)) == sorted(["earlier", mine.name])
+    finally:
+        other.close()
 
 
 def test_dead_peers_stop_nothing_and_come_back(ours: Ours, client: Client, server: TinyServer) -> None:

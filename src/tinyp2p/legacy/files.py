@@ -14,12 +14,12 @@ from collections.abc import Callable
 from ..core.names import is_valid_path, path_from_bytes, path_to_bytes, safe_path
 from ..disk.scan import Ignore, open_inside, scan_folder, stamp_of
 from ..errors import LocalError
-from ..limits import MIB
+from ..limits import KIB, MIB
 from .xmlrpc import is_deliverable
 
 log = logging.getLogger(__name__)
 MAX_FILE_BYTES, MAX_TEXT_BYTES = 32 * MIB, 8 * MIB  # of theirs, of ours: all of it is in memory at once
-MAX_NAMES = 10_000
+MAX_NAMES, PEEK_BYTES = 10_000, 64 * KIB
 INBOX_BYTES, INBOX_FILES = 256 * MIB, 10_000
 
 
@@ -36,23 +36,18 @@ class Offered:
         self.folders = folders
         self._texts: dict[tuple[str, int, int, int], bool] = {}  # whether a file, as it was, is text that they can take
 
-    def read(self, name: bytes, limit: int) -> bytes | None:
+    def read(self, name: bytes, limit: int, as_text: bool = False) -> bytes | None:
         """A file's content; None where there is none of that name for them."""
         path = path_from_bytes(name)
         for root in self.folders() if "/" not in path and is_valid_path(path) else ():
             with contextlib.suppress(OSError, LocalError):
-                if not Ignore.read(root).leaves_out(path, is_directory=False):
-                    with os.fdopen(open_inside(root, path), "rb") as file:
-                        before = stamp_of(os.fstat(file.fileno()))
-                        data = file.read(limit) if before[0] <= limit else b""
-                        if len(data) == before[0] and stamp_of(os.fstat(file.fileno())) == before:
-                            return data
+                if not Ignore.read(root).leaves_out(path, is_directory=False) and (data := _read(root, path, limit, as_text)) is not None:
+                    return data
         return None
 
     def text(self, name: bytes) -> bytes | None:
         """As `read`, of what every program of 2004 can take through XML."""
-        data = self.read(name, MAX_TEXT_BYTES) if is_deliverable(name) else None
-        return data if data is not None and is_deliverable(data) else None
+        return self.read(name, MAX_TEXT_BYTES, as_text=True) if is_deliverable(name) else None
 
     def texts(self) -> list[bytes]:
         """The names that `text` answers for; what did not change is not read again."""
@@ -60,12 +55,28 @@ class Offered:
         for root in self.folders():
             with contextlib.suppress(OSError, LocalError):
                 for entry in scan_folder(root, "", Ignore.read(root)).entries:
-                    if entry.type == "f" and entry.size <= MAX_TEXT_BYTES and len(found) < MAX_NAMES:
-                        name, key = path_to_bytes(entry.path), (os.path.join(root, entry.path), entry.size, entry.mtime_ns, entry.ctime_ns)
-                        checked[key] = self._texts[key] if key in self._texts else self.text(name) is not None
+                    name, key = path_to_bytes(entry.path), (os.path.join(root, entry.path), entry.size, entry.mtime_ns, entry.ctime_ns)
+                    if entry.type == "f" and entry.size <= MAX_TEXT_BYTES and is_deliverable(name) and len(found) < MAX_NAMES:
+                        checked[key] = self._texts[key] if key in self._texts else _is_text(root, entry.path)
                         found.update([name] if checked[key] else [])
         self._texts = checked
         return sorted(found)
+
+
+def _read(root: str, path: str, limit: int, as_text: bool) -> bytes | None:
+    """A file that does not change meanwhile; raises OSError. Of what turns out to be no text only a beginning is read."""
+    with os.fdopen(open_inside(root, path), "rb") as file:
+        before = stamp_of(os.fstat(file.fileno()))
+        data = file.read(min(limit, PEEK_BYTES)) if before[0] <= limit else b""
+        data += file.read(limit) if not as_text or is_deliverable(data) else b""
+        is_whole = len(data) == before[0] and stamp_of(os.fstat(file.fileno())) == before
+    return data if is_whole and (not as_text or is_deliverable(data)) else None
+
+
+def _is_text(root: str, path: str) -> bool:
+    with contextlib.suppress(OSError):
+        return _read(root, path, MAX_TEXT_BYTES, as_text=True) is not None
+    return False
 
 
 def put_down(folder: str, name: bytes, data: bytes) -> str:

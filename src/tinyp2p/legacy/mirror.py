@@ -20,7 +20,7 @@ from .wire import TooLong
 from .xmlrpc import Fault
 
 log = logging.getLogger(__name__)
-ALL_MIRRORS_BYTES = GIB
+ALL_MIRRORS_BYTES, MAX_MIRRORS = GIB, 32
 FRESH_S, FAILED_S = 6 * 3600.0, 600.0
 
 
@@ -38,7 +38,7 @@ class Mirror:
         """Bring the folder in step with a listing; raises RemoteError where its peer went away meanwhile, LocalError where the disk fails."""
         try:
             if not self._is_begun:
-                self._load()
+                await to_thread(self._load)
             places = self._places(names)
             for gone in self.sizes.keys() - places.keys():
                 os.unlink(os.path.join(self.folder, gone))
@@ -55,10 +55,15 @@ class Mirror:
             raise LocalError(f"{self.folder}: {error.strerror}.") from error
 
     def _load(self) -> None:
-        """What was here before."""
+        """What was here before, of other peers too, so that all limits hold for all of them."""
+        above = os.path.dirname(self.folder)
+        if not os.path.isdir(self.folder) and os.path.isdir(above) and len(os.listdir(above)) >= MAX_MIRRORS:
+            raise LocalError(f"There are {MAX_MIRRORS} mirrors in {above} already.")
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
-        with os.scandir(self.folder) as entries:
-            self.sizes.update({entry.name: entry.stat().st_size for entry in entries})
+        for folder in os.listdir(above):
+            with os.scandir(os.path.join(above, folder)) as entries:
+                found = {entry.name: entry.stat().st_size for entry in entries if not entry.name.startswith(".")}
+            self.all_sizes.setdefault(os.path.join(above, folder), {}).update(found)
 
     def _places(self, names: list[bytes]) -> dict[str, bytes]:
         """The names that can be had and kept, by what they are called here."""
