@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ from .tinyp2p import TinyP2P, address_of
 if TYPE_CHECKING:
     from ..node.node import Node
 
-log = logging.getLogger(__name__)
 Event = dict[str, Any]
 WARNING = "{} of 2004 encrypts nothing: anyone on the path can read all that passes at {}, change it, and act as a member of that network."
 
@@ -78,7 +76,7 @@ class Bridge:
 
     def _folders(self) -> list[str]:
         """What they may have: the share that was named, else those for the whole group; never what came from their like."""
-        own = [share for share in self.node.shares.own.values() if not share.away and not share.folder.startswith(self.folder)]
+        own = [share for share in list(self.node.shares.own.values()) if not share.away and not share.folder.startswith(self.folder)]
         return [share.folder for share in own if (share.name == self.share if self.share else not share.audience)]
 
     def _mirror(self, url: str) -> Mirror:
