@@ -40,7 +40,7 @@ class Offered:
         """A file's content; None where there is none of that name for them."""
         path = path_from_bytes(name)
         for root in self.folders() if "/" not in path and is_valid_path(path) else ():
-            with contextlib.suppress(OSError, LocalError):
+            with contextlib.suppress(LocalError):
                 if not Ignore.read(root).leaves_out(path, is_directory=False) and (data := _read(root, path, limit, as_text)) is not None:
                     return data
         return None
@@ -57,26 +57,22 @@ class Offered:
                 for entry in scan_folder(root, "", Ignore.read(root)).entries:
                     name, key = path_to_bytes(entry.path), (os.path.join(root, entry.path), entry.size, entry.mtime_ns, entry.ctime_ns)
                     if entry.type == "f" and entry.size <= MAX_TEXT_BYTES and is_deliverable(name) and len(found) < MAX_NAMES:
-                        checked[key] = self._texts[key] if key in self._texts else _is_text(root, entry.path)
+                        known = self._texts.get(key)
+                        checked[key] = _read(root, entry.path, MAX_TEXT_BYTES, as_text=True) is not None if known is None else known
                         found.update([name] if checked[key] else [])
         self._texts = checked
         return sorted(found)
 
 
 def _read(root: str, path: str, limit: int, as_text: bool) -> bytes | None:
-    """A file that does not change meanwhile; raises OSError. Of what turns out to be no text only a beginning is read."""
-    with os.fdopen(open_inside(root, path), "rb") as file:
+    """A file that is there and does not change meanwhile. Of what turns out to be no text only a beginning is read."""
+    is_whole, data = False, b""
+    with contextlib.suppress(OSError), os.fdopen(open_inside(root, path), "rb") as file:
         before = stamp_of(os.fstat(file.fileno()))
         data = file.read(min(limit, PEEK_BYTES)) if before[0] <= limit else b""
         data += file.read(limit) if not as_text or is_deliverable(data) else b""
         is_whole = len(data) == before[0] and stamp_of(os.fstat(file.fileno())) == before
     return data if is_whole and (not as_text or is_deliverable(data)) else None
-
-
-def _is_text(root: str, path: str) -> bool:
-    with contextlib.suppress(OSError):
-        return _read(root, path, MAX_TEXT_BYTES, as_text=True) is not None
-    return False
 
 
 def put_down(folder: str, name: bytes, data: bytes) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -30,7 +29,7 @@ class Door:
 
     def __init__(self, serve: Callable[[asyncio.StreamReader], Awaitable[bytes]]) -> None:
         self._serve = serve
-        self._open = Counter[str]()
+        self._open: list[str] = []
         self._server: asyncio.Server | None = None
 
     async def listen(self, host: str, port: int) -> int:
@@ -48,8 +47,8 @@ class Door:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host = str((writer.get_extra_info("peername") or [""])[0])
         try:
-            self._open[host] += 1
-            if self._open.total() <= MAX_AT_ONCE and self._open[host] <= MAX_OF_ONE:
+            self._open.append(host)
+            if len(self._open) <= MAX_AT_ONCE and self._open.count(host) <= MAX_OF_ONE:
                 async with asyncio.timeout(CALL_S):
                     writer.write(await self._serve(reader))
                     await writer.drain()
@@ -59,8 +58,7 @@ class Door:
             log.info("legacy connection ended from=%s error=%r", host, error)
         finally:
             writer.transport.abort()
-            self._open.subtract([host])
-            self._open += Counter()  # forgets who has none
+            self._open.remove(host)
 
 
 async def read_all(reader: asyncio.StreamReader, limit: int) -> bytes:
