@@ -132,7 +132,7 @@ def test_signals_stop_cleanly_and_json_comes_at_once(log, photos, number):
     assert calls(log)[1] == [
         "run_member",
         "Photos",
-        {**expected, "lan": False, "force": False, "name": None, "new": True, "code": False, "limit_rate": None},
+        {**expected, "lan": False, "force": False, "name": None, "new": True, "code": False, "limit_rate": None, "legacy": None},
     ]
 
 

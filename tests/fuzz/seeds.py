@@ -35,6 +35,7 @@ from tinyp2p.core.wire import (
     encode,
     encode_bucket,
 )
+from tinyp2p.legacy.xmlrpc import encode_call, encode_fault, encode_reply
 from tinyp2p.model import Cid, Entry
 
 from .targets import SIZE
@@ -90,6 +91,15 @@ def seeds() -> dict[str, list[bytes]]:
         "invite": [INVITE.encode().encode(), b"192.0.2.1:22004", b"[2001:db8::1]:80", ANNA.id.encode()],
         "join_request": [encode(JoinRequest(INVITE.certificate, BEN.key.public, proof, signature, "laptop"))],
         "key_files": [SigningKey(bytes(32)).pem(), pem_of(ANNA.certificate)],
+        "legacy_message": [b"192.0.2.1:22010 enotes.txt/content/\x00\xff", b"192.0.2.1:22010 ffgnotes.txt/", b"192.0.2.1:22010 h/"],
+        "legacy_xmlrpc": [
+            encode_call(b"0" * 32, 1, b"^a.*\\.txt$"),
+            encode_call(b"0" * 32, 0, [b"http://192.0.2.1:18001"]),
+            encode_reply([[b"a & b <c>.txt", b""]]),
+            encode_reply(bytes(range(256))),
+            encode_reply(False),
+            encode_fault("There is no such file."),
+        ],
         "local_answer": [
             b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(found), found),
             b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(found), found),

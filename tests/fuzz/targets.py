@@ -37,6 +37,8 @@ from tinyp2p.core.renewal import check_renewal
 from tinyp2p.core.wire import RENEWAL_DOMAIN, SignedRecord, SignedRenewal
 from tinyp2p.disk.scan import Ignore
 from tinyp2p.errors import AnswerError, LocalError, Malformed, RemoteError, UsageError
+from tinyp2p.legacy import molester, xmlrpc
+from tinyp2p.legacy.files import local_name
 from tinyp2p.limits import CHUNK_SIZE, HASH_SIZE, MAX_NAME_BYTES, MAX_PATH_BYTES
 from tinyp2p.model import Cid
 from tinyp2p.net.answer import Answer, check
@@ -412,6 +414,24 @@ def local_answer(data: bytes) -> None:
                 assert isinstance(event, dict)
 
 
+# --- networks of 2004 -----------------------------------------------------------------------------------------------------
+def legacy_xmlrpc(data: bytes) -> None:
+    """A call or an answer; what is read can be written, and is then read as the same."""
+    with contextlib.suppress(RemoteError):
+        _, arguments = xmlrpc.decode_call(data)
+        assert xmlrpc.decode_call(xmlrpc.encode_call(*arguments)) == (b"f", arguments)
+    with contextlib.suppress(RemoteError):
+        value = xmlrpc.decode_reply(data)
+        assert xmlrpc.decode_reply(xmlrpc.encode_reply(value)) == value
+
+
+def legacy_message(data: bytes) -> None:
+    with contextlib.suppress(RemoteError):
+        found = molester.decode(b"p", b"p " + data)
+        name = local_name(found.name)
+        assert name is None or (names.is_valid_path(name) and "/" not in name and not name.startswith("."))
+
+
 def problem(data: bytes) -> None:
     for status in (200, 404, 503):
         with contextlib.suppress(AnswerError):
@@ -435,6 +455,8 @@ TARGETS: dict[str, Target] = {
     "invite": invite,
     "join_request": join_request,
     "key_files": key_files,
+    "legacy_message": legacy_message,
+    "legacy_xmlrpc": legacy_xmlrpc,
     "local_answer": local_answer,
     "local_request": local_request,
     "manifest": manifest,

@@ -196,7 +196,7 @@ class Home:
     def _note_secrets(self, arguments: Sequence[str | Path]) -> None:
         """Remember what is secret here while it lies here."""
         self.secrets.add_home(self.path)
-        files = [Path(value) for option, value in itertools.pairwise(arguments) if option == "--password-file"]
+        files = [Path(value) for option, value in itertools.pairwise(arguments) if option in ("--password-file", "--legacy-password-file")]
         for password in [file.read_text().strip() for file in files if file.is_file()]:
             self.secrets.add_password(password)
 

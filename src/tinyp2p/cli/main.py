@@ -31,6 +31,7 @@ COMMANDS = {
     "find": ("find", "find"),
     "ls": ("find", "ls"),
     "get": ("get", "get"),
+    "legacy-get": ("legacy", "legacy_get"),
     "expel": ("keys", "expel"),
     "promote": ("keys", "promote"),
     "rekey": ("keys", "rekey"),

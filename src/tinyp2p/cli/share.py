@@ -12,7 +12,7 @@ from ..core.names import printable
 from ..disk.home import GroupHome
 from ..errors import HomeBusy, LocalError, UsageError
 from ..node.folders import check_folder
-from .ask import ask, read_password
+from .ask import ask, read_password, read_text_file
 from .code import CODE_EVENTS
 from .join import enter
 from .link import Show, Waiting, events_of_member, running, show_all, show_event, show_events
@@ -21,7 +21,8 @@ from .show import Event, audience, count, files_and_size, names, result, say, si
 
 QUESTION = "No group here yet. Invite or code (Enter starts a new group): "
 WAIT_S = 3600.0  # for a keyholder that is away
-OF_THE_START = {"listen": "--listen", "advertise": "--advertise", "peers": "--peer", "name": "--name"}
+OF_THE_START = {"listen": "--listen", "advertise": "--advertise", "peers": "--peer", "name": "--name", "legacy": "--legacy-..."}
+LEGACY = ("tinyp2p", "molester", "peers", "share", "inbox")
 FOLDER_EXAMPLE = "For example: tinyp2p share ~/Photos"
 
 
@@ -33,6 +34,7 @@ FOLDER_EXAMPLE = "For example: tinyp2p share ~/Photos"
     "tinyp2p share ~/Pictures/2023 --as Holidays    under another name",
     "tinyp2p share --new ~/Photos                   start a new group without a question",
     "tinyp2p share ~/Photos --group family --password-file F",
+    "tinyp2p share --legacy-tinyp2p 192.0.2.20:18001 --legacy-password-file F --legacy-peer http://192.0.2.30:18001",
 )
 @click.argument("folders", metavar="[FOLDER]...", nargs=-1)
 @option("--as", "as_name", metavar="NAME", help="Call the share NAME; else it is called as its folder.")
@@ -51,6 +53,18 @@ FOLDER_EXAMPLE = "For example: tinyp2p share ~/Photos"
 @option("--force", is_flag=True, help="Share a folder that holds much more than you may think.")
 @option("--name", metavar="NAME", help="What this computer is called in the group.")
 @option("--password-file", metavar="F", help="Start or enter the group --group NAME with the password in this file.")
+@option("--legacy-tinyp2p", metavar="HOST:PORT", help="Speak with TinyP2P of 2004 too, there; nothing is encrypted (docs/legacy.md).")
+@option("--legacy-molester", metavar="IP:PORT", help="Speak with MoleSter of 2004 too, there; nothing is encrypted.")
+@option("--legacy-password-file", metavar="F", help="The file with the password of those networks.")
+@option(
+    "--legacy-peer",
+    "legacy_peers",
+    metavar="URL|IP:PORT",
+    multiple=True,
+    help="A peer of theirs: http://HOST:PORT, of MoleSter IP:PORT.",
+)
+@option("--legacy-share", metavar="SHARE", help="Offer them this share; else those for the whole group.")
+@option("--legacy-inbox", metavar="DIR", help="Take in files that MoleSter's peers push, into this folder.")
 def share(
     settings: Settings,
     folders: tuple[str, ...],
@@ -60,12 +74,14 @@ def share(
     no_lan: bool,
     new: bool,
     password_file: str | None,
+    legacy_password_file: str | None,
     **given: Any,
 ) -> int:
     """Share folders for as long as this runs.
 
     Whatever is added, changed or removed in a folder is seen by the others at once. Nothing is ever written into it. Folders are remembered.
     """
+    given["legacy"] = _legacy(legacy_password_file, **{name: given.pop(f"legacy_{name}") for name in LEGACY})
     request: Event = {"folders": _folders(settings, folders, as_name, force), "as": as_name, "with": with_members, "force": force}
     request["limit_rate"] = given["limit_rate"]
     group, founded = _group(settings, request["folders"], new, password_file, given["peers"], given["name"])
@@ -77,6 +93,15 @@ def share(
             return _hand_over(settings, group, request, ignored) if running(group) else _run(settings, group, options)
         except HomeBusy:
             waiting.a_moment()
+
+
+def _legacy(password_file: str | None, **wish: Any) -> Event | None:
+    """What is wished of networks of 2004; None where nothing is."""
+    if not any(wish.values()) and password_file is None:
+        return None
+    if password_file is None or not (wish["tinyp2p"] or wish["molester"]):
+        raise UsageError("Networks of 2004 need an address here and their password.", "Give --legacy-tinyp2p HOST:PORT --legacy-password-file F.")
+    return {"password": read_text_file(password_file).encode(), **wish}
 
 
 def _folders(settings: Settings, folders: tuple[str, ...], as_name: str | None, force: bool) -> list[str]:
@@ -121,11 +146,11 @@ def _ask_for_invite(settings: Settings, password_file: str | None) -> str:
 def _hand_over(settings: Settings, group: GroupHome, request: Event, ignored: list[str]) -> int:
     """A member runs already: it takes the folders, and this command is done."""
     notice = f'"{printable(group.name)}" is running on this computer already.'
+    hint = f"It did not take over {', '.join(ignored)}: stop it and share again to change that." if ignored else ""
     if not request["folders"] and not request["limit_rate"]:
-        show_event(settings, {"event": "notice", "level": "info", "message": notice, "hint": "See: tinyp2p status"}, SHOWN)
+        show_event(settings, {"event": "notice", "level": "info", "message": notice, "hint": hint or "See: tinyp2p status"}, SHOWN)
         return 0
     show_all(settings, events_of_member(group, "share", request), **SHOWN)
-    hint = f"It did not take over {', '.join(ignored)}: stop it and share again to change that." if ignored else ""
     show_event(settings, {"event": "notice", "level": "info", "message": f"{notice} It does this too from now on.", "hint": hint}, SHOWN)
     return 0
 
@@ -169,6 +194,7 @@ def _show_shared(event: Event) -> None:
 
 
 SHOWN: dict[str, Show] = {
+    "legacy": lambda event: say(f"Speaking with {event['network']} of 2004 at {printable(event['address'])}."),
     "shared": _show_shared,
     "joined": lambda event: say(f"{printable(event['name'])} has joined the group."),
     "unshared": lambda event: say(f"No longer sharing {printable(event['share'])}."),

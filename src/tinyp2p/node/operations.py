@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -36,10 +36,11 @@ class Operations:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.people = People(node)
+        self.ask_molester: Callable[[Event], Awaitable[Event]] | None = None  # set where that network is spoken
 
     def run(self, operation: str, request: Event) -> AsyncIterator[Event]:
         """The events of an operation; raises UsageError for one that does not exist."""
-        mine = (self.share, self.unshare, self.code, self.find, self.ls, self.get, self.status, self.bundle, self.unbundle)
+        mine = (self.share, self.unshare, self.code, self.find, self.ls, self.get, self.legacy_get, self.status, self.bundle, self.unbundle)
         named = {method.__name__: method for method in mine} | self.people.operations()
         if operation not in named:
             raise UsageError(f"There is no operation {operation}.", "Is the running member of another version? Start it anew.")
@@ -70,7 +71,7 @@ class Operations:
             raise Refused("A guest of a group shares nothing.", "Ask for an invite as a member.")
         wanted = [check_folder(folder, node.home_path, bool(request.get("force"))) for folder in request.get("folders") or []]
         audience = sorted({member for text in request.get("with") or [] for member in node.search.members_named(text)})
-        return [self._begin(folder, request.get("as"), audience if request.get("with") else None) for folder in wanted]
+        return [self.begin(folder, request.get("as"), audience if request.get("with") else None) for folder in wanted]
 
     async def scanned(self, share: OwnShare) -> AsyncIterator[Event]:
         """A `shared` event once the share has been looked through, or has taken long."""
@@ -81,7 +82,7 @@ class Operations:
         told = {name: state[name] for name in ("share", "folder", "audience", "files", "bytes", "left_out")}
         yield {"event": "shared", **told, "scanned": share.scanned.is_set()}
 
-    def _begin(self, folder: str, name: str | None, audience: list[MemberId] | None) -> OwnShare:
+    def begin(self, folder: str, name: str | None = None, audience: list[MemberId] | None = None) -> OwnShare:
         """Start or change one share and remember it."""
         node = self.node
         settings = node.home.settings()
@@ -244,6 +245,12 @@ class Operations:
         from .unbundling import unbundle
 
         return unbundle(self.node, request)
+
+    async def legacy_get(self, request: Event) -> AsyncIterator[Event]:
+        """Fetch a file by its name from a network of 2004."""
+        if self.ask_molester is None:
+            raise UsageError("No MoleSter network is spoken here.", "Begin with: tinyp2p share --legacy-molester IP:PORT --legacy-password-file F")
+        yield await self.ask_molester(request)
 
     # --- status -----------------------------------------------------------------------------------------------------
     async def status(self, _request: Event) -> AsyncIterator[Event]:

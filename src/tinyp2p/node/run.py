@@ -54,6 +54,7 @@ async def _member_life(node: Node, options: dict[str, Any]) -> AsyncIterator[Eve
         node.begin()
         remembered = list(node.shares.own.values())
         offered = await _offered(node, {**options, "folders": folders})
+        legacy = await _legacy(node, options["legacy"]) if options.get("legacy") else []
         record = node.members.members[node.me]
         yield {
             "event": "ready",
@@ -65,6 +66,8 @@ async def _member_life(node: Node, options: dict[str, Any]) -> AsyncIterator[Eve
             "reach": node.reach(record.record.addresses),
             "role": record.peer.role,
         }
+        for told in legacy:
+            yield told
         if options.get("code") and record.peer.role == "keyholder":
             node.spawn_notices(node.operations.run("code", {}))
         for share in dict.fromkeys(share.name for share in [*remembered, *offered]):
@@ -76,6 +79,13 @@ async def _member_life(node: Node, options: dict[str, Any]) -> AsyncIterator[Eve
             yield event
     finally:
         await node.close()
+
+
+async def _legacy(node: Node, options: dict[str, Any]) -> list[Event]:
+    """Speak with networks of 2004; what is to be told of it."""
+    from ..legacy.begin import Bridge  # needed by few
+
+    return await Bridge(node, **options).open()
 
 
 async def _when_keys_change(node: Node) -> None:

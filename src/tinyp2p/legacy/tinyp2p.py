@@ -1,0 +1,138 @@
+"""A peer of TinyP2P (2004) towards its servers and clients: tokens, the one method, who else is there, and polling them into mirrors.
+
+Leaves out bytes on the wire (xmlrpc.py, wire.py), what we offer (files.py) and where theirs lie here (mirror.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import re
+from collections.abc import Callable
+
+import re2
+
+from ..errors import Malformed, RemoteError
+from ..limits import MIB
+from .book import Book
+from .files import MAX_FILE_BYTES, Offered
+from .mirror import Mirror
+from .wire import Door, answer_call, post
+from .xmlrpc import Fault, Value, decode_call, decode_reply, encode_call, encode_fault, encode_reply
+
+MAX_PEERS, FETCHED_AT_ONCE = 32, 3
+MAX_PATTERN = 1_000
+MAX_LIST_BYTES = 2 * MIB
+POLL_S = 5.0
+_url = re.compile(r"http://((?:[0-9A-Za-z.-]{1,200}|\[[0-9A-Fa-f:]{2,45}\]):([0-9]{1,5}))")
+
+
+def token(password: bytes, url: str) -> bytes:
+    """What a caller shows to the peer at `url`, which is written exactly as that peer knows itself."""
+    return hmac.new(password, url.encode(), "md5").hexdigest().encode()
+
+
+def address_of(url: str) -> str | None:
+    """HOST:PORT of a peer's URL; None for anything else."""
+    found = _url.fullmatch(url)
+    return found[1] if found and 0 < int(found[2]) < 65536 else None
+
+
+class TinyP2P:
+    def __init__(self, host: str, port: int, password: bytes, offered: Offered, mirror_of: Callable[[str], Mirror]) -> None:
+        self.host, self.port, self.url = host, port, ""
+        self.password = password
+        self.offered = offered
+        self.mirror_of = mirror_of
+        self.mirrors: dict[str, Mirror] = {}
+        self.book = Book(MAX_PEERS, POLL_S, self._visit)
+        self.door = Door(lambda reader: answer_call(reader, self._answer))
+        self._listing, self._fetching = asyncio.Lock(), asyncio.Semaphore(FETCHED_AT_ONCE)
+        self._options = re2.Options()
+        self._options.max_mem, self._options.log_errors = MIB, False
+
+    async def listen(self) -> None:
+        self.port = await self.door.listen(self.host.strip("[]"), self.port)
+        self.url = f"http://{self.host}:{self.port}"
+
+    # --- who is there -----------------------------------------------------------------------------------------------
+    def learn(self, url: str, is_given: bool = False) -> None:
+        """A peer is there, or says so itself."""
+        if url != self.url and address_of(url) is not None:
+            self.book.learn(url, is_given)
+
+    def peers(self) -> list[Value]:
+        """Whom we tell of: oneself and who answers; one dead peer among them would end a program of 2004."""
+        return [url.encode() for url in (self.url, *self.book.alive())]
+
+    # --- asking -----------------------------------------------------------------------------------------------------
+    async def _ask(self, url: str, number: int, argument: Value, limit: int) -> Value:
+        """Call a peer; raises RemoteError."""
+        call = encode_call(token(self.password, url), number, argument)
+        reply = decode_reply(await post(url.removeprefix("http://"), call, limit))
+        if isinstance(reply, bool):
+            raise RemoteError("It refuses our password, or knows itself by another URL.")
+        return reply
+
+    async def _visit(self, url: str) -> None:
+        """Greet a peer, learn of its peers, list its files and bring the mirror of them up to date."""
+        # Its own URL comes first: a server that nobody has joined knows not even itself, and fails everybody until it is told.
+        peers = await self._ask(url, 0, [url.encode(), self.url.encode()], MAX_LIST_BYTES)
+        if url in self.book.peers:
+            self.book.peers[url].alive = True
+        for other in [other.decode("ascii", "replace") for other in peers if isinstance(other, bytes)] if isinstance(peers, list) else ():
+            if other not in self.book.peers:
+                self.learn(other)
+        listing = await self._ask(url, 1, b"", MAX_LIST_BYTES)
+        names = listing[0] if isinstance(listing, list) and listing else None
+        if not isinstance(names, list):
+            raise Malformed("It lists nothing that is a list.")
+
+        async def fetch(name: bytes) -> bytes:
+            async with self._fetching:
+                content = await self._ask(url, 2, name, MAX_FILE_BYTES + MIB)
+            if not isinstance(content, bytes):
+                raise Fault("It sends something that is no file.")
+            return content
+
+        if url not in self.mirrors:
+            self.mirrors[url] = self.mirror_of(url)
+        await self.mirrors[url].update([name for name in names if isinstance(name, bytes)], fetch)
+
+    # --- answering --------------------------------------------------------------------------------------------------
+    async def _answer(self, body: bytes) -> bytes:
+        try:
+            method, arguments = decode_call(body)
+            if method != b"f" or len(arguments) != 3:
+                raise Fault("There is one method, f, with three arguments.")
+            shown, number, argument = arguments
+            if not isinstance(shown, bytes) or not hmac.compare_digest(shown, token(self.password, self.url)):
+                return encode_reply(False)
+            return encode_reply(await self._done(number, argument))
+        except RemoteError as error:
+            return encode_fault(error.message)
+
+    async def _done(self, number: Value, argument: Value) -> Value:
+        """What the method gives; raises Fault."""
+        if number == 0:
+            for url in argument if isinstance(argument, list) else ():  # a string has nothing to tell
+                self.learn(url.decode("ascii", "replace") if isinstance(url, bytes) else "")
+            return self.peers()
+        if not isinstance(argument, bytes):
+            raise Fault("This is no text.")
+        if number == 1:
+            return [await self._list(argument)]
+        content = await asyncio.to_thread(self.offered.text, argument)
+        if content is None:
+            raise Fault("There is no such file.")
+        return content
+
+    async def _list(self, pattern: bytes) -> list[Value]:
+        if len(pattern) > MAX_PATTERN:
+            raise Fault("The regular expression is too long.")
+        try:
+            search = re2.compile(pattern, self._options).search
+        except re2.error as error:
+            raise Fault("This is no regular expression that can be used here.") from error
+        async with self._listing:
+            return [name for name in await asyncio.to_thread(self.offered.texts) if search(name)]
