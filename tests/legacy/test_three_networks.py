@@ -81,7 +81,7 @@ def test_three_networks_find_and_get_each_others_files(bridged: Bridged, server:
     listed = bridged.ben.run("ls", f"anna:{mirror}").of("entry")
     assert sorted(entry["path"] for entry in listed) == ["every byte.bin", "from-server.txt"]
     got = bridged.ben.run("get", f"anna:{mirror}", "-o", tmp_path / "ben-got")
-    assert got.code == 0, got.err
+    assert got.code == 0, got.out
     assert (tmp_path / "ben-got" / "every byte.bin").read_bytes() == EVERY_BYTE * 4
     assert (tmp_path / "ben-got" / "from-server.txt").read_bytes() == TEXT
     # What ben shares goes out only once anna has it in the share that she offers there.

@@ -122,23 +122,22 @@ class Dialer:
         return await asyncio.shield(task)
 
     async def _open_control(self, member: MemberId) -> Connection:
-        connection = await self.open(member)
-        self.adopt(connection)
-        return connection
+        return self.adopt(await self.open(member))
 
     def _dialed(self, member: MemberId, task: asyncio.Task[Connection]) -> None:
         self._dialing.pop(member, None)
         if not task.cancelled() and task.exception() is not None:
             log.debug("dial failed member=%s error=%s", member[:8], task.exception())
 
-    def adopt(self, connection: Connection) -> None:
-        """Keep a connection that was made by address for control."""
+    def adopt(self, connection: Connection) -> Connection:
+        """Keep a connection for control, unless there is one by now; the one that is kept."""
         member = connection.peer.member
         existing = self._control.get(member)
         if existing is not None and existing.usable and existing is not connection:
             connection.close()
-            return
+            return existing
         self._control[member] = connection
+        return connection
 
     def connected(self, member: MemberId) -> Connection | None:
         connection = self._control.get(member)

@@ -229,8 +229,7 @@ class GossipLoop:
             connection.close()
             raise
         self._note_observed(hello.observed)
-        self.dialer.adopt(connection)
-        await self._exchange(await self.dialer.control(member))
+        await self._exchange(self.dialer.adopt(connection))
         return member
 
     def _note_observed(self, host: str) -> None:
