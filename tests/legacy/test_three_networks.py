@@ -146,6 +146,13 @@ def test_molester_from_the_command_line(bridged: Bridged, tmp_path: Path) -> Non
         assert (target / "far.bin").read_bytes() == EVERY_BYTE * 2
         again = bridged.anna.run("legacy-get", "far.bin", "-o", target, json=False)
         assert again.code == 1 and "A file of that name is here already; it was left as it is." in again.err
+        pushed = bridged.anna.run("legacy-send", target / "far.bin", near.address)
+        assert pushed.code == 0 and pushed.one("pushed")["bytes"] == 512, pushed.err
+        until(lambda: (near.folder / "far.bin").exists() and (near.folder / "far.bin").read_bytes() == EVERY_BYTE * 2)
+        (tmp_path / "long.bin").write_bytes(bytes(1_000_000))
+        assert bridged.anna.run("legacy-send", tmp_path / "long.bin", near.address).code == 2
+        assert bridged.anna.run("legacy-send", target / "far.bin", "127.0.0.1:9").code == 4
+        assert bridged.ben.run("legacy-send", target / "far.bin", near.address).code == 2
         none = bridged.anna.run("legacy-get", "none.bin", "--wait", "1s", json=False)
         assert none.code == 3 and 'Nobody sent "none.bin" within 1 s.' in none.err
         other = bridged.ben.run("legacy-get", "far.bin", json=False)

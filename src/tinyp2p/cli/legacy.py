@@ -1,4 +1,4 @@
-"""`legacy-get`: a file by its name from a network of 2004 that the running member speaks with."""
+"""`legacy-get` and `legacy-send`: files by name from and to a network of 2004 that the running member speaks with."""
 
 from __future__ import annotations
 
@@ -27,4 +27,19 @@ def legacy_get(settings: Settings, name: str, directory: str, wait_s: int) -> in
         raise UsageError(f"{printable(directory)} is not a folder.", "Choose another with -o DIR.")
     request = {"name": name, "directory": os.path.abspath(directory), "wait_s": wait_s}
     show_events(settings, "legacy_get", request, fetched=lambda event: result(f"{printable(event['path'])}, {size(event['bytes'])}."))
+    return 0
+
+
+@command("legacy-send", "tinyp2p legacy-send notes.txt 192.0.2.31:4000")
+@click.argument("file", metavar="FILE")
+@click.argument("peer", metavar="IP:PORT")
+def legacy_send(settings: Settings, file: str, peer: str) -> int:
+    """Push a file to a peer of a MoleSter network of 2004, in the clear.
+
+    At most 1,000,000 bytes. Whether it is kept is up to the peer. A member must run here that speaks with that network.
+    """
+    if not os.path.isfile(file):
+        raise UsageError(f"{printable(file)} is not a file.", "Nothing was sent.")
+    request = {"path": os.path.abspath(file), "to": peer}
+    show_events(settings, "legacy_send", request, pushed=lambda event: result(f"{size(event['bytes'])} sent to {printable(event['to'])}."))
     return 0

@@ -32,6 +32,7 @@ COMMANDS = {
     "ls": ("find", "ls"),
     "get": ("get", "get"),
     "legacy-get": ("legacy", "legacy_get"),
+    "legacy-send": ("legacy", "legacy_send"),
     "expel": ("keys", "expel"),
     "promote": ("keys", "promote"),
     "rekey": ("keys", "rekey"),

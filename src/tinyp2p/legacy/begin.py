@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.names import printable
 from ..core.wire import split_address
+from ..disk.target import explaining
 from ..errors import LocalError, Malformed, NothingMatched, Refused, UsageError
+from ..node.operations import NOT_SPOKEN
 from .files import Offered, put_down
 from .mirror import Mirror
-from .molester import Molester, is_address
+from .molester import MAX_MESSAGE, Molester, is_address
 from .tinyp2p import TinyP2P, address_of
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class Bridge:
                 told.append({"event": "legacy", "network": name, "address": address})
                 hint = f"Offered to it: {what}. Use its password for nothing else."
                 told.append({"event": "notice", "level": "warning", "message": WARNING.format(name, address), "hint": hint})
-        self.node.operations.ask_molester = self._get if self.molester else None
+        self.node.operations.bridge = self
         self.node.spawn(self._run())
         return told
 
@@ -83,13 +85,32 @@ class Bridge:
         name = url.replace("://", "-").replace(":", "-")
         return Mirror(os.path.join(self.folder, name), self.sizes, self.node.operations.begin)
 
-    async def _get(self, request: Event) -> Event:
+    def _spoken(self) -> Molester:
+        if self.molester is None:
+            raise UsageError(*NOT_SPOKEN)
+        return self.molester
+
+    async def send(self, request: Event) -> Event:
+        """Push a file to a peer of the MoleSter network."""
+        molester, path, to = self._spoken(), str(request.get("path")), str(request["to"])
+        if not is_address(to):
+            raise UsageError(f"{to} is no address of MoleSter's.", "For instance: tinyp2p legacy-send notes.txt 192.0.2.31:4000")
+
+        def read() -> bytes:
+            with explaining(path), open(path, "rb") as file:
+                return file.read(MAX_MESSAGE + 1)
+
+        data = await asyncio.to_thread(read)
+        await molester.push(to, os.path.basename(path).encode(errors="surrogateescape"), data)
+        return {"event": "pushed", "path": path, "to": to, "bytes": len(data)}
+
+    async def get(self, request: Event) -> Event:
         """A file of the MoleSter network by its name, from whoever has it."""
-        assert self.molester is not None
+        molester = self._spoken()
         name = str(request.get("name") or "").encode(errors="surrogateescape")
         if not name or b"/" in name:
             raise UsageError("Say the name of one file, as it is called there.", "For instance: tinyp2p legacy-get notes.txt")
-        folder, data = str(request.get("directory")), await self.molester.get(name, float(request.get("wait_s") or 20))
+        folder, data = str(request.get("directory")), await molester.get(name, float(request.get("wait_s") or 20))
         try:
             os.makedirs(folder, exist_ok=True)
             path = await asyncio.to_thread(put_down, folder, name, data)

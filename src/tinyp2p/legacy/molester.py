@@ -14,7 +14,7 @@ import re
 import time
 from dataclasses import dataclass
 
-from ..errors import Malformed, NothingMatched
+from ..errors import Malformed, NothingMatched, Unreachable, UsageError
 from .book import Book
 from .files import Offered, take_in
 from .wire import Door, read_all, send
@@ -144,6 +144,16 @@ class Molester:
             await asyncio.to_thread(take_in, self.inbox, message.name, message.payload)
         elif wanted is None:
             log.info("legacy push refused, there is no inbox name=%r", message.name)
+
+    async def push(self, address: str, name: bytes, data: bytes) -> None:
+        """Send a file to a peer, which may or may not keep it; raises UsageError or Unreachable."""
+        rest = b"e%s/%s" % (name, data)
+        if len(self._message(self.address, rest)) > MAX_MESSAGE:
+            raise UsageError(f"A message of MoleSter has {MAX_MESSAGE:,} bytes at most, and this file is longer.")
+        try:
+            await send(address, self._message(self.address, rest))
+        except OSError as error:
+            raise Unreachable(f"{address} does not answer.", "Is it running, and is the address right?") from error
 
     # --- asking -----------------------------------------------------------------------------------------------------
     async def get(self, name: bytes, wait_s: float) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -21,12 +21,14 @@ from .people import People
 from .search import Wish, time_text
 
 if TYPE_CHECKING:
+    from ..legacy.begin import Bridge
     from .node import Node
     from .own_share import OwnShare
 
 Event = dict[str, Any]
 SCAN_WAIT_S = 10.0
 FOUND_AT_ONCE = 500
+NOT_SPOKEN = "No MoleSter network is spoken here.", "Begin with: tinyp2p share --legacy-molester IP:PORT --legacy-password-file F"
 
 
 OF_OTHERS = ("find", "ls", "get", "members")
@@ -36,11 +38,12 @@ class Operations:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.people = People(node)
-        self.ask_molester: Callable[[Event], Awaitable[Event]] | None = None  # set where that network is spoken
+        self.bridge: Bridge | None = None  # to networks of 2004, where one is spoken
 
     def run(self, operation: str, request: Event) -> AsyncIterator[Event]:
         """The events of an operation; raises UsageError for one that does not exist."""
-        mine = (self.share, self.unshare, self.code, self.find, self.ls, self.get, self.legacy_get, self.status, self.bundle, self.unbundle)
+        shares = (self.share, self.unshare, self.code, self.find, self.ls, self.get, self.status)
+        mine = (*shares, self.bundle, self.unbundle, self.legacy_get, self.legacy_send)
         named = {method.__name__: method for method in mine} | self.people.operations()
         if operation not in named:
             raise UsageError(f"There is no operation {operation}.", "Is the running member of another version? Start it anew.")
@@ -248,9 +251,16 @@ class Operations:
 
     async def legacy_get(self, request: Event) -> AsyncIterator[Event]:
         """Fetch a file by its name from a network of 2004."""
-        if self.ask_molester is None:
-            raise UsageError("No MoleSter network is spoken here.", "Begin with: tinyp2p share --legacy-molester IP:PORT --legacy-password-file F")
-        yield await self.ask_molester(request)
+        yield await self._bridge().get(request)
+
+    async def legacy_send(self, request: Event) -> AsyncIterator[Event]:
+        """Push a file to a peer of a network of 2004."""
+        yield await self._bridge().send(request)
+
+    def _bridge(self) -> Bridge:
+        if self.bridge is None:
+            raise UsageError(*NOT_SPOKEN)
+        return self.bridge
 
     # --- status -----------------------------------------------------------------------------------------------------
     async def status(self, _request: Event) -> AsyncIterator[Event]:
