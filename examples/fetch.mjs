@@ -4,6 +4,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { request } from "node:https";
 import { basename, join } from "node:path";
 
+if (process.argv.length !== 5) throw new Error("usage: node fetch.mjs CREDENTIALS PATTERN FOLDER");
 const [keys, pattern, folder] = process.argv.slice(2);
 const read = (name) => readFileSync(join(keys, name), "utf8");
 const [servername, host, port] = read("server").split(" ");

@@ -1,4 +1,5 @@
 <?php // Lists the files that a pattern means and fetches them: php fetch.php CREDENTIALS PATTERN FOLDER
+if ($argc !== 4) { fwrite(STDERR, "usage: php fetch.php CREDENTIALS PATTERN FOLDER\n"); exit(2); }
 [, $keys, $pattern, $folder] = $argv;
 [$name, $host, $port] = explode(" ", file_get_contents("$keys/server"));
 $at = "https://" . (str_contains($host, ":") ? "[$host]" : $host) . ":$port/v1";

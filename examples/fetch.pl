@@ -9,6 +9,7 @@ use IPC::Open2 qw(open2);
 use JSON::PP qw(decode_json);
 
 my ($keys, $pattern, $folder) = @ARGV;
+die "usage: perl fetch.pl CREDENTIALS PATTERN FOLDER\n" unless @ARGV == 3;
 open my $server, "<", "$keys/server" or die $!;
 my ($name, $host, $port) = split " ", <$server>;
 $host = "[$host]" if $host =~ /:/;

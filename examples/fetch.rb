@@ -3,6 +3,7 @@ require "digest"
 require "json"
 require "net/http"
 require "openssl"
+abort "usage: ruby fetch.rb CREDENTIALS PATTERN FOLDER" unless ARGV.size == 3
 keys, pattern, folder = ARGV
 name, host, port, = File.read("#{keys}/server").split
 member = Net::HTTP.new(name, port.to_i, nil)

@@ -69,7 +69,9 @@ def test_a_hundred_mebibytes_in_shuffled_parts_one_missing_one_damaged(peers: Pe
     assert "41 files, 105 MB" in done.out
     assert tree(tmp_path / "B") == tree(tmp_path / "A")
     (home,) = (ben.path / "groups").iterdir()
-    assert list((home / "bundles").iterdir()) == [], "what has been placed is not kept twice"
+    assert [path.suffix for path in (home / "bundles").iterdir()] == [".placed"], "what has been placed is not kept twice"
+    again = ben.run("unbundle", parts[2], "-o", tmp_path / "B", json=False)
+    assert again.code == 0 and f"All of bundle {name} has been placed before." in again.err
     again = ben.run("unbundle", *parts, "-o", tmp_path / "B")
     assert again.code == 0 and again.of("summary")[-1]["exists"] == 41
 
@@ -84,11 +86,43 @@ def test_a_hundred_mebibytes_in_shuffled_parts_one_missing_one_damaged(peers: Pe
     assert tree(tmp_path / "C") == tree(tmp_path / "A")
 
 
+def test_what_one_shares_can_be_bundled_while_no_member_runs(peers: Peers, tmp_path: Path) -> None:
+    write(tmp_path / "A/film.bin", 3 * MB)
+    anna, ben = peers.group("anna", tmp_path / "A", "ben")
+    everybody_hashed(anna, "film")
+    assert anna.running[-1].stop() == 0
+    (first, second) = bundled(anna, tmp_path / "parts", "film", "--part-size", "2.5MB")
+    # A part of the same that has come back is no whole copy, and stands in nobody's way.
+    assert anna.run("unbundle", second, "-o", tmp_path / "C").code == 5
+    assert len(bundled(anna, tmp_path / "again", "film", "--part-size", "2500k")) == 2
+    assert anna.run("get", "anna:A/film.bin", "-o", tmp_path / "D").code == 0, "it is here, after all"
+    assert ben.run("unbundle", first, second, "-o", tmp_path / "B").code == 0
+
+
+def test_several_bundles_at_once_are_one_answer(peers: Peers, tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        write(tmp_path / f"A/{name}.txt", 1000, name)
+    write(tmp_path / "A/film.bin", 5 * MB)
+    anna, ben = peers.group("anna", tmp_path / "A", "ben")
+    everybody_hashed(anna, "A/")
+    parts = [*bundled(anna, tmp_path / "p", "one", "two"), *bundled(anna, tmp_path / "p", "two", "three")]
+    film = bundled(anna, tmp_path / "p", "film", "--part-size", "2MB")
+    (tmp_path / "junk.age").write_bytes(b"junk")
+    done = ben.run("unbundle", *parts, film[0], tmp_path / "junk.age", "-o", tmp_path / "B", json=False)
+    assert done.code == 5 and "3 files, 3.0 kB" in done.out, (done.out, done.err)
+    assert "are missing" in done.err and "junk.age: It is no part of a bundle." in done.err
+    assert set(tree(tmp_path / "B")) == {"one.txt", "two.txt", "three.txt"}
+    done = ben.run("unbundle", *film[1:], tmp_path / "junk.age", "-o", tmp_path / "B", json=False)
+    assert done.code == 5 and "1 file, 5.0 MB" in done.out and "1 of what was given could not be opened." in done.err
+
+
 def test_only_those_it_is_for_can_open_it(peers: Peers, tmp_path: Path) -> None:
     write(tmp_path / "A/note.txt", 1000)
     anna, ben, carl = peers.group("anna", tmp_path / "A", "ben", "carl")
     everybody_hashed(anna, "note.txt")
-    (part,) = bundled(anna, tmp_path / "parts", "note.txt", "--for", "ben")
+    done = anna.run("bundle", "note.txt", "--for", "ben", "-o", tmp_path / "parts", json=False)
+    assert done.code == 0 and "Only ben can open it" in done.err
+    (part,) = (tmp_path / "parts").iterdir()
     refused = carl.run("unbundle", part, "-o", tmp_path / "C")
     assert refused.code == 6 and "not for this member" in refused.one("error")["hint"]
     assert not (tmp_path / "C").exists()
@@ -184,7 +218,9 @@ def test_what_is_not_on_this_computer_is_said(peers: Peers, tmp_path: Path) -> N
     assert done.of("summary")[0]["files"] == 1 and len(done.of("part")) == 1
     assert ben.run("bundle", "nothing like this", "-o", tmp_path).code == 3
     assert ben.run("bundle", "one", "-o", tmp_path, "--part-size", "10k").code == 2
-    assert ben.run("bundle", "one", "-o", tmp_path / "nowhere").code == 2
+    assert ben.run("bundle", "one", "-o", tmp_path / "note/of mine").code == 0, "the folder is made"
+    (tmp_path / "file").touch()
+    assert ben.run("bundle", "one", "-o", tmp_path / "file/in").code == 1
 
 
 def test_a_full_disk_while_parts_come(peers: Peers, tmp_path: Path) -> None:

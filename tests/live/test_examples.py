@@ -54,7 +54,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     write(folder / "A/beach.txt", 2_500_000)
     write(folder / "A/2023/Beach été & 100%.jpg", 70_000)
     write(folder / "A/2023/beach empty", 0)
-    write(folder / "A/mountain.jpg", 5)
+    write(folder / "A/mountain.jpg", 5, "mountain")
+    write(folder / "A/odd\tname\x1b[2J.txt", 5)
     write(folder / "B/beach of ben.txt", 5)
     with peers_in(folder) as peers:
         anna, ben, carl = peers.group("anna", folder / "A", "ben", "carl")
@@ -82,6 +83,8 @@ def test_every_client_prints_the_same_list_and_gets_the_same_bytes(client: str, 
     assert (done.returncode, done.stderr, sorted(done.stdout.splitlines())) == (0, "", LISTED)
     theirs = tree(scene.peers.folder / "A")
     assert tree(tmp_path / "into") == {Path(path).name: digest for path, digest in theirs.items() if "each" in path}
+    assert subprocess.run([CLIENTS[client][0], EXAMPLES / client, scene.ben], capture_output=True).returncode != 0, "too few arguments"
+    assert run(client, scene.ben, "nothing like this", tmp_path / "into").stdout == ""
     done = run(client, scene.ben, "*été*", tmp_path / "globbed")
     assert done.stdout.splitlines() == LISTED[2:], "a glob, with letters that are not ASCII"
 
@@ -161,7 +164,7 @@ def test_find_for_clients_shows_only_what_the_asker_may_see(scene: Scene) -> Non
     ours = ["2023/Beach été & 100%.jpg", "2023/beach empty", "beach.txt"]
     assert found(scene, "ben", "pattern=beach") == ours
     assert found(scene, "carl", "pattern=beach") == sorted([*ours, "beach of ben.txt"])
-    assert found(scene, "ben", "pattern=A/*") == [*ours, "mountain.jpg"]
+    assert found(scene, "ben", "pattern=A/*") == sorted([*ours, "mountain.jpg", "odd\tname\x1b[2J.txt"])
     assert found(scene, "ben", "pattern=Beach") == ours[:1]
     assert found(scene, "ben", "pattern=nothing") == []
 
@@ -170,6 +173,11 @@ def test_find_for_clients_shows_only_what_the_asker_may_see(scene: Scene) -> Non
 def test_a_find_that_makes_no_sense_is_refused_or_finds_nothing(query: str, scene: Scene) -> None:
     status, body = raw.request(scene.address, raw.card(scene.home("ben")), "GET", f"/v1/find?{query}")
     assert status == 400 or json.loads(body)["files"] == []
+
+
+def test_the_list_in_text_has_a_line_for_every_file(scene: Scene) -> None:
+    status, text = raw.request(scene.address, raw.card(scene.home("ben")), "GET", "/v1/find?pattern=A/*", headers={"Accept": "text/plain"})
+    assert status == 200 and len(text.decode().splitlines()) == 5 and b"\x1b" not in text and b"\t" not in text
 
 
 def test_a_digest_comes_with_the_whole_content_only_and_is_right(scene: Scene) -> None:
@@ -202,6 +210,14 @@ def test_a_changed_file_is_never_sent_with_a_digest(scene: Scene) -> None:
 
 
 # --- credentials ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("client", CLIENTS)
+def test_no_client_calls_it_success_when_nobody_answers(client: str, scene: Scene, tmp_path: Path) -> None:
+    copied = shutil.copytree(scene.ben, tmp_path / "client")
+    name, host, _, member = (scene.ben / "server").read_text().split()
+    (copied / "server").write_text(f"{name} {host} 9 {member}\n")
+    assert run(client, copied, "beach", tmp_path / "into").returncode != 0
+
+
 def test_credentials_are_private_and_overwrite_nothing(scene: Scene, tmp_path: Path) -> None:
     assert sorted(path.name for path in scene.ben.iterdir()) == ["group.crt", "member.crt", "member.key", "server"]
     assert {stat.S_IMODE(path.stat().st_mode) for path in scene.ben.iterdir()} == {0o600}
@@ -216,9 +232,15 @@ def test_credentials_are_private_and_overwrite_nothing(scene: Scene, tmp_path: P
 def test_credentials_need_somebody_to_ask(tmp_path: Path) -> None:
     with peers_in(tmp_path) as peers:
         anna, ben = peers.group("anna", tmp_path / "A", "ben")
+        address = anna.running[-1].event("ready")["address"]
         anna.running[-1].stop()
-        alone = ben.run("credentials", tmp_path / "client")
-        assert alone.code == 4 and not (tmp_path / "client").exists()
+        for options in ((), ("--member", "anna"), ("--member", "ben")):
+            alone = ben.run("credentials", tmp_path / "client", *options)
+            assert alone.code == 4 and not (tmp_path / "client").exists()
+        anna.share(listen=address)
+        assert ben.run("credentials", tmp_path / "made/below").code == 0
+        (tmp_path / "file").touch()
+        assert ben.run("credentials", tmp_path / "file/below").code == 1
 
 
 # --- get --only-peers -------------------------------------------------------------------------------------------------
@@ -237,7 +259,7 @@ def test_only_peers_swarms_from_these_and_asks_nobody_else(tmp_path: Path) -> No
         cid = dora.find("big.bin")[0]["cid"]
         only = f"{addresses['anna']},{addresses['ben']}"
         nobody = dora.run("get", "--cid", cid, "--only-peers", "127.0.0.1:9", "-o", tmp_path / "E")
-        assert nobody.code in (4, 5) and tree(tmp_path / "E") == {}
+        assert nobody.code == 5 and "--only-peers" in nobody.one("error")["hint"] and tree(tmp_path / "E") == {}
         done = dora.run("get", "--cid", cid, "--only-peers", only, "-o", tmp_path / "D")
         assert done.code == 0, done.err
         sources = [event["bytes_from"] for event in done.of("file")]

@@ -183,11 +183,12 @@ def swarm_with(source: Source) -> Swarm:
     async def lane(*_: Any) -> AsyncIterator[Source]:
         yield source
 
-    dialer = SimpleNamespace(control=give, may_try=lambda _: True)
+    dialer = SimpleNamespace(control=give, may_try=lambda _: True, only=None)
     lanes = SimpleNamespace(me=ME.id, dialer=dialer, liars=set(), lane=lane)
     local = SimpleNamespace(manifest=lambda _: None, keep_manifest=lambda _: None, file=lambda *_: None)
     catalogs, presence = SimpleNamespace(listing=lambda _: []), SimpleNamespace(answers=lambda _: True)
-    return Swarm(lanes, None, catalogs, local, None, presence)  # type: ignore[arg-type]
+    notes = SimpleNamespace(index=SimpleNamespace(path="/nowhere/index.db"))
+    return Swarm(lanes, None, catalogs, local, notes, presence)  # type: ignore[arg-type]
 
 
 def manifest_of(chunks: int) -> Manifest:

@@ -76,7 +76,7 @@ class World:
 
     def __init__(self, folder: Path, data: bytes, *sources: Source) -> None:
         self.sources = {source.member: source for source in sources}
-        self.dialer = SimpleNamespace(control=self.control)
+        self.dialer = SimpleNamespace(control=self.control, only=None)
         self.threads = ThreadPoolExecutor(2)
         self.wrong: list[MemberId] = []
         self.away_s: float | None = None

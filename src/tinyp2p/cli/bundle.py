@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from ..core.names import printable
-from ..errors import UsageError
+from ..errors import NotAllHere, UsageError
 from .get import Outcome, finish, place_events
 from .link import show_events
 from .options import CommaList, ParamType, Settings, command, option
-from .show import Event, count, files_and_size, result, say, size
+from .show import Event, count, files_and_size, names, result, say, size
 
 UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 
@@ -26,10 +26,10 @@ class Size(ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        found = re.fullmatch(r"([0-9]{1,12})\s*([kmg]?)b?", value.strip().lower())
+        found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([kmg]?)b?", value.strip().lower())
         if not found:
             self.fail(f"{value!r} is no size; write it like 10MB.", param, ctx)
-        return int(found[1]) * UNITS[found[2]]
+        return int(float(found[1]) * UNITS[found[2]])
 
 
 @command(
@@ -43,19 +43,17 @@ class Size(ParamType):
 @option("--member", metavar="M", help="Only what this member shares.")
 @option("--for", "recipients", metavar="M,...", type=CommaList(), help="Who can open it; else whoever may see all of it.")
 @option("-o", "--output", "directory", metavar="DIR", default=".", help="Where to; else this folder.")
-@option("--part-size", metavar="SIZE", type=Size(), default="10MB", show_default=True, help="Most that a part takes.")
+@option("--part-size", metavar="SIZE", type=Size(), default="10MB", show_default=True, help="Most that a part takes, from 2MB to 100MB.")
 @option("--eml", is_flag=True, help="Each part as a mail message with the part attached.")
 def bundle(settings: Settings, **request: Any) -> int:
     """Write files and the lists that they are in into encrypted parts, for mail or a stick.
 
     What is on this computer can be bundled: what you share and what you have fetched. Whoever gets all parts, in any order, gives them to:
-    tinyp2p unbundle
+    tinyp2p unbundle. What is for the whole group cannot be opened any more once somebody has been put out of it.
     """
     if not any(request[name] for name in ("patterns", "regex", "member")):
         raise UsageError("Say what to bundle.", "For example: tinyp2p bundle beach -o /media/stick")
     request["directory"] = os.path.abspath(request["directory"])
-    if not os.path.isdir(request["directory"]):
-        raise UsageError(f"{printable(request['directory'])} is not a folder.", "Choose another with -o DIR.")
     show_events(settings, "bundle", request, part=_show_written, summary=_show_summary)
     return 0
 
@@ -65,24 +63,37 @@ def _show_written(event: Event) -> None:
 
 
 def _show_summary(event: Event) -> None:
-    say(f"{files_and_size(event['files'], event['bytes'])} in {count(event['parts'], 'part')}. Who gets them runs: tinyp2p unbundle FILES")
+    readers = f"Only {names(event['for'])} can open" if event["for"] else "All of the group can open"
+    it = "it" if event["parts"] == 1 else "them"
+    say(f"{files_and_size(event['files'], event['bytes'])} in {count(event['parts'], 'part')}. {readers} {it}: tinyp2p unbundle FILES")
 
 
 @command("unbundle", "tinyp2p unbundle bundle-*.age -o ~/Pictures", "tinyp2p unbundle *.eml")
-@click.argument("files", metavar="FILES...", nargs=-1, required=True)
+@click.argument("files", metavar="FILES...", nargs=-1)
 @option("-o", "--output", "directory", metavar="DIR", default=".", help="Where the files go; else this folder.")
 def unbundle(settings: Settings, files: tuple[str, ...], directory: str) -> int:
     """Take in parts of a bundle, or mails that have one attached, and place the files once all parts are here.
 
     Give the parts in any order, at once or as they come; none is needed twice.
     """
+    if not files:
+        raise UsageError("Say which files.", "For example: tinyp2p unbundle bundle-*.age")
     absent = [file for file in files if not os.path.isfile(file)]
     if absent:
-        raise UsageError(f"{printable(absent[0])} is not a file.", "Nothing was taken in.")
+        raise UsageError(f"There is no file {printable(absent[0])}.", "Nothing was taken in.")
     outcome = Outcome()
     request = {"files": [os.path.abspath(file) for file in files], "directory": os.path.abspath(directory)}
-    place_events(settings, "unbundle", request, outcome, part=_show_taken)
-    return finish(settings, outcome)
+    try:
+        place_events(settings, "unbundle", request, outcome, part=_show_taken, placed=_show_placed, plan=_no_plan, summary=outcome.keep)
+    except NotAllHere:
+        if outcome.summary:
+            finish(settings, outcome)
+        raise
+    return finish(settings, outcome) if outcome.summary else 0
+
+
+def _no_plan(_event: Event) -> None:
+    """What is placed is told when it is."""
 
 
 def _show_taken(event: Event) -> None:
@@ -91,3 +102,7 @@ def _show_taken(event: Event) -> None:
         say(f"{name}: part {event['part']} of {event['parts']} was here already.")
     elif event["status"] != "taken":
         say(f"{name}: {printable(event['reason'])} Nothing of it was taken.")
+
+
+def _show_placed(event: Event) -> None:
+    say(f"All of bundle {event['bundle'][:6]} has been placed before.")

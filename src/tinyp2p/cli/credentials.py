@@ -10,6 +10,7 @@ import click
 from ..core.names import printable
 from ..core.wire import split_address
 from ..disk.home import write_private
+from ..disk.target import explaining
 from ..errors import Refused
 from .link import events
 from .options import Settings, command, option
@@ -34,10 +35,11 @@ def credentials(settings: Settings, folder: str, member: str | None) -> int:
     host, port = split_address(event["address"])
     files = {name: group.read(name) or b"" for name in COPIED}
     files["server"] = f"{event['server_name']} {host} {port} {event['member']}\n".encode()
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        raise _taken(path) from None
+    with explaining(path, FileExistsError):
+        try:
+            os.makedirs(path, 0o700)
+        except FileExistsError:
+            raise _taken(path) from None
     try:
         for name, data in files.items():
             write_private(os.path.join(path, name), data)

@@ -34,6 +34,9 @@ class Outcome:
     problems: list[Event] = field(default_factory=list)
     placed: list[str] = field(default_factory=list)
 
+    def keep(self, summary: Event) -> None:
+        self.summary = summary
+
     @property
     def must_ask(self) -> bool:
         return bool(self.plan.get("needs_confirmation")) and not self.summary
@@ -73,7 +76,7 @@ def get(settings: Settings, **request: Any) -> int:
     if os.path.exists(output) and not os.path.isdir(output):
         raise UsageError(f"{printable(output)} is not a folder.", "Choose another with -o DIR.")
     outcome = _fetch(settings, {**request, "directory": os.path.abspath(output)})
-    return 0 if request["dry_run"] else finish(settings, outcome)
+    return 0 if request["dry_run"] else finish(settings, outcome, bool(request["only_peers"]))
 
 
 def _fetch(settings: Settings, request: Event) -> Outcome:
@@ -123,7 +126,7 @@ def _show_plan(plan: Event, dry_run: bool) -> None:
     (result if dry_run else say)(text)
 
 
-def finish(settings: Settings, outcome: Outcome) -> int:
+def finish(settings: Settings, outcome: Outcome, only_peers: bool = False) -> int:
     """Tell what came of it; 0 only if all that matched is here."""
     summary = outcome.summary
     if not summary:
@@ -139,7 +142,7 @@ def finish(settings: Settings, outcome: Outcome) -> int:
         _tell_problems(outcome.problems)
     if missing:
         total = summary.get("files") or summary.get("done", 0) + summary.get("exists", 0) + missing
-        raise NotAllHere(f"{missing:,} of {count(total, 'file')} {'is' if missing == 1 else 'are'} not here.", _what_next(summary))
+        raise NotAllHere(f"{missing:,} of {count(total, 'file')} {'is' if missing == 1 else 'are'} not here.", _what_next(summary, only_peers))
     return 0
 
 
@@ -162,8 +165,10 @@ def _tell_problems(problems: list[Event]) -> None:
         say(f"... and {len(problems) - PROBLEMS_SHOWN:,} more")
 
 
-def _what_next(summary: Event) -> str:
+def _what_next(summary: Event, only_peers: bool) -> str:
     """The step that helps most."""
+    if only_peers and summary.get("offline"):
+        return "Name others with --only-peers, or leave it out."
     if summary.get("offline") and not summary.get("failed"):
         return "Run the same command again when they are online, or add --wait 10m."
     if summary.get("differs") and not summary.get("failed") and not summary.get("offline"):

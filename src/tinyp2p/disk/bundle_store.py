@@ -75,15 +75,22 @@ class BundleStore:
             write_private(os.path.join(folder, f"{head.part:05}"), encode_part(msgspec.structs.replace(head, contents=[]), bytes(rest)))
         return list(manifests.values())
 
-    def forget(self, bundle: str) -> None:
+    def was_placed(self, bundle: str) -> bool:
+        return os.path.exists(os.path.join(self.path, f"{bundle}.placed"))
+
+    def forget(self, bundle: str, placed: bool = False) -> None:
+        """Remove what has come of a bundle; `placed`: it was whole, so no part of it is missed any more."""
+        if placed:
+            write_private(os.path.join(self.path, f"{bundle}.placed"), b"")
         shutil.rmtree(os.path.join(self.path, bundle), ignore_errors=True)
 
     def forget_old(self) -> None:
         """Forget bundles of which nothing has come for two months."""
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(self.path):
-                if time.time() - os.stat(os.path.join(self.path, name)).st_mtime > BUNDLE_KEPT_S:
-                    self.forget(name)
+                path = os.path.join(self.path, name)
+                if time.time() - os.stat(path).st_mtime > BUNDLE_KEPT_S:
+                    (os.unlink if name.endswith(".placed") else shutil.rmtree)(path)
 
 
 def _write(handle: int, data: memoryview, offset: int) -> None:

@@ -123,6 +123,10 @@ class GroupHome:
             mend = [shlex.join(["chmod", mode, *paths]) for mode, paths in (("700", folders), ("600", files)) if paths]
             raise Refused(f"Others on this computer may read {(files or folders)[0]}; keys that lie open are not used.", f"Run: {' && '.join(mend)}")
 
+    def folder_of(self, share: str) -> str | None:
+        """The folder of a share of ours, whether or not it is offered just now."""
+        return next((str(each["folder"]) for each in self.settings().get("shares", []) if each["name"] == share), None)
+
     def settings(self) -> dict[str, Any]:
         raw = self.read("settings.json")
         if raw is None:

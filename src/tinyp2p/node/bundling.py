@@ -26,7 +26,7 @@ from ..disk.part_files import pread_all
 from ..disk.target import explaining
 from ..errors import LocalError, NotAllHere, NothingMatched, Refused, UsageError
 from ..limits import CHUNK_SIZE, HASH_SIZE, MAX_BUNDLE_PARTS, MAX_PART_BYTES, MIN_PART_BYTES
-from ..model import Cid, Entry, ShareKey
+from ..model import Cid, Entry, MemberId, ShareKey
 from .search import Wish
 
 if TYPE_CHECKING:
@@ -97,8 +97,12 @@ class Bundling:
             raise UsageError("A part has from 2 to 100 MB.", "For instance: --part-size 10MB")
         found = await asyncio.to_thread(lambda: list(self.node.search.select(self.wish)))
         if not found:
-            raise NothingMatched(str(self.node.search.summary(0, self.wish)["hint"]))
-        recipients = self._recipients({key for key, _ in found})
+            hint = "A pattern is compared with SHARE/PATH, as find shows it, not with where files lie on this computer."
+            raise NothingMatched(str(self.node.search.summary(0, self.wish)["hint"]), hint if any("/" in text for text in self.wish.patterns) else "")
+        members = self._members({key for key, _ in found})
+        recipients = [recipient_of(member) for member in members] or [recipient_of(group_key(self.node.group.secret).id)]
+        with explaining(self.directory):
+            await asyncio.to_thread(os.makedirs, self.directory, exist_ok=True)
         room = (self.part_size - MAIL_ROOM) * 57 // 78 if self.as_mail else self.part_size
         packing = _Packing(room * 4096 // 4097 - HEAD_ROOM - RECIPIENT_ROOM * len(recipients))
         await asyncio.to_thread(self._pack, packing, found)
@@ -113,8 +117,9 @@ class Bundling:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
             raise
-        files = [entry for _, entry in found if entry.type == "f" and entry not in self.absent]
-        told = {"bundle": self.name, "files": len(files), "bytes": sum(entry.size for entry in files), "parts": len(written)}
+        files = [entry for _, entry in found if entry.type != "d" and entry not in self.absent]
+        names = sorted(self.node.search.names()[member] for member in members)
+        told = {"bundle": self.name, "for": names, "files": len(files), "bytes": sum(entry.size for entry in files), "parts": len(written)}
         yield {"event": "summary", **told, "absent": len(self.absent)}
         if self.absent:
             total = len(files) + len(self.absent)
@@ -123,8 +128,8 @@ class Bundling:
             )
 
     # --- for whom ---------------------------------------------------------------------------------------------------
-    def _recipients(self, keys: set[ShareKey]) -> list[str]:
-        """Those named, else the group, or where not all of it may see all that matches, those who may; raises Refused."""
+    def _members(self, keys: set[ShareKey]) -> list[MemberId]:
+        """Those named, else none for the whole group, or where not all of it may see all that matches, those who may; raises Refused."""
         node, members = self.node, self.node.members
         records = [members.shares[key].record for key in keys]
         others = [member for member in members.members if member != node.me and member not in node.revoked]
@@ -136,12 +141,12 @@ class Bundling:
                 raise Refused(f"{name} may not see all that matches; nothing was written.", "Choose what they may see, for instance by SHARE/*")
         has_guests = any(members.members[member].peer.role == "guest" for member in others)
         if not named and not has_guests and not any(record.audience for record in records):
-            return [recipient_of(group_key(node.group.secret).id)]
+            return []
         if not named and not may:
             raise Refused(
                 "Nobody else may see all that matches; nothing was written.", "Share it with somebody first: tinyp2p share FOLDER --with NAME"
             )
-        return [recipient_of(member) for member in dict.fromkeys(named or may)]
+        return list(dict.fromkeys(named or may))
 
     # --- what -------------------------------------------------------------------------------------------------------
     def _pack(self, packing: _Packing, found: list[tuple[ShareKey, Entry]]) -> None:
@@ -187,12 +192,12 @@ class Bundling:
     def _is_here(self, entry: Entry, manifest: Manifest | None) -> bool:
         if entry.cid is None or (entry.size > CHUNK_SIZE and manifest is None):
             return False
-        with contextlib.closing(self.node.swarm.copies(entry.cid)) as copies:
+        with contextlib.closing(self.node.swarm.copies(entry.cid, and_bundled=False)) as copies:
             return not entry.size or any(os.fstat(handle).st_size == entry.size for handle in copies)
 
     def _read(self, entry: Entry, manifest: Manifest | None, index: int) -> bytes:
         cid = Cid(entry.cid or "")
-        with contextlib.closing(self.node.swarm.copies(cid)) as copies:
+        with contextlib.closing(self.node.swarm.copies(cid, and_bundled=False)) as copies:
             for handle in copies:
                 data = pread_all(handle, chunk_length(entry.size, index), index * CHUNK_SIZE)
                 if data is not None and is_chunk(cid, manifest, entry.size, index, data):
@@ -225,6 +230,7 @@ class Bundling:
 def _mail(sealed: bytes, name: str, subject: str) -> bytes:
     message = EmailMessage(policy=email.policy.SMTP)
     message["Subject"] = subject
+    message["X-Unsent"] = "1"  # by which mail programs open it as a draft
     message.set_content("The attachment is a part of a bundle of files. Save it, or all of this message, and give it to: tinyp2p unbundle FILE\r\n")
     message.add_attachment(sealed, "application", "octet-stream", filename=name)
     return bytes(message)

@@ -13,13 +13,13 @@ import msgspec
 
 from ..core.chunks import Manifest, chunk_count, chunk_length, is_chunk
 from ..core.match import Query
+from ..core.names import printable
 from ..disk.catalogs import Catalogs
-from ..errors import Malformed, UsageError
+from ..errors import AnswerError, Malformed, UsageError
 from ..limits import CHUNK_SIZE, MAX_DIGEST_BYTES, MAX_FIND_S, MAX_FOUND, MAX_PATTERN
 from ..model import Cid, MemberId, Place, ShareKey
 from .content import CHANGED, NOT_HERE, FileSource, Source
 
-_controls = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029]")
 _wants_sha_256 = re.compile(r"\bsha-256=[1-9]")
 
 
@@ -62,18 +62,20 @@ def find(catalogs: Catalogs, me: MemberId, name: str, may_see: Callable[[ShareKe
 
 
 def as_text(found: Found) -> str:
-    """A line for each file: `CID SIZE PLACE`; names that are no line of text are left out."""
-    return "".join(f"{file.cid} {file.size} {file.place}\n" for file in found.files if not _controls.search(file.place))
+    """A line for each file: `CID SIZE PLACE`, with escapes for what is no line of text."""
+    return "".join(f"{file.cid} {file.size} {printable(file.place)}\n" for file in found.files)
 
 
 async def repr_digest(wanted: str, source: Source, cid: Cid, manifest: Manifest | None, gone: Callable[[], bool]) -> bytes | None:
-    """`Repr-Digest` (RFC 9530) where `Want-Repr-Digest` asks for one, each chunk checked against the content id; None for what is too long.
+    """`Repr-Digest` (RFC 9530) where `Want-Repr-Digest` asks for one, each chunk checked against the content id.
 
-    Raises AnswerError where the content is not what its id says, or when nobody waits any more.
+    Raises AnswerError where the content is too long or not what its id says, or when nobody waits any more.
     """
     size, digest = source.size_bytes, hashlib.sha256()
-    if not _wants_sha_256.search(wanted) or size > MAX_DIGEST_BYTES or (size > CHUNK_SIZE and manifest is None):
+    if not _wants_sha_256.search(wanted) or (size > CHUNK_SIZE and manifest is None):
         return None
+    if size > MAX_DIGEST_BYTES:
+        raise AnswerError(413, "too_large", "No digest is made of so much.")
 
     def take(index: int) -> None:
         data = source.read(index * CHUNK_SIZE, chunk_length(size, index))

@@ -159,6 +159,8 @@ class Download:
                 raise Moved("It has changed or gone where it was.", "Run the same command again.")
             if self._wrong:
                 raise WrongBytes("What came for it is not what its list promises.", "Run the same command again later: others may hold it.")
+            if self.lanes.dialer.only:
+                raise Offline("None of the --only-peers who answer holds it.", "Name others, or leave --only-peers out.")
             raise Offline("Nobody who holds it is online now.", "Run the same command again later, or with --wait 1h.")
 
     @contextmanager

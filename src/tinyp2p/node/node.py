@@ -125,7 +125,7 @@ class Node:
         self.content.partial_of = self.swarm.partial_of
         self.content.fetched_of = self.swarm.fetched_of
         self.routes.manifest_of = self.swarm.manifest_of
-        self.swarm.root_of = self._root_of
+        self.swarm.root_of = self.home.folder_of
         self.keeping.on_cut = self._cut
         self.keeping.on_secret = self._secret_changed
         self.keeping.tell_user = self._tell_user

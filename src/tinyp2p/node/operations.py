@@ -226,6 +226,8 @@ class Operations:
 
     def get(self, request: Event) -> AsyncIterator[Event]:
         """Fetch what matches into a folder."""
+        if self.node.keeping.put_out:
+            raise Refused(self.node.keeping.put_out, COME_BACK)
         only = frozenset(request.pop("only_peers", None) or ())
         if only and self.node.is_member:
             raise Refused("A member runs here, and it talks to everyone it knows.", "For --only-peers stop it first, or use another --home.")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ..errors import NothingMatched, Refused, Unreachable, UsageError
+from ..errors import NothingMatched, Refused, TinyP2PError, Unreachable, UsageError
 from ..limits import INVITE_DAYS
 from ..model import MemberId, Role, ShareKey
 from .search import Names, time_text
@@ -176,13 +177,23 @@ class People:
     async def credentials(self, request: Event) -> AsyncIterator[Event]:
         """What clients in other languages need besides the keys: the server name, and a member that they can ask."""
         node = self.node
+        offering = {key.member for key in node.members.shares if node.search.is_visible(key)}
+        asked = [member for member in [*node.gossip.others(), node.me] if member in offering]
         if request.get("member"):
-            asked = node.search.members_named(str(request["member"]))
-        else:
-            asked = [member for member in node.gossip.others() if node.search.is_online(member)] + [node.me] * node.is_member
-        found = {member: address for member in asked if (address := node.dialer.address_of(member))}
-        if not found:
-            raise Unreachable("Nobody whom clients could ask is online.", "Start a member with: tinyp2p share FOLDER, or name one with --member M.")
-        member, address = next(iter(found.items()))
-        name = node.search.names()[member]
-        yield {"event": "credentials", "server_name": node.group.server_name, "member": member, "name": name, "address": address}
+            asked = node.search.members_named(str(request["member"]))[:1]
+        for member in asked:
+            if address := await self._answering(member):
+                told = {"member": member, "name": node.search.names()[member], "address": address}
+                yield {"event": "credentials", "server_name": node.group.server_name, **told}
+                return
+        raise Unreachable("Nobody whom clients could ask is online.", "Start one, there or here, with: tinyp2p share FOLDER")
+
+    async def _answering(self, member: MemberId) -> str | None:
+        """The address at which a member answers just now."""
+        dialer = self.node.dialer
+        if member == self.node.me:
+            return dialer.address_of(member) if self.node.is_member else None
+        with suppress(TinyP2PError):
+            (await dialer.open(member)).close()
+            return dialer.working.get(member)
+        return None

@@ -138,9 +138,10 @@ class Swarm:
         with contextlib.closing(self.copies(cid)) as copies:
             return part.have.complete or any(copy_chunks(handle, cid, part, manifest) for handle in copies)
 
-    def copies(self, cid: Cid) -> Generator[int]:
-        """Files here that had this content when last looked at, each open as long as it is looked at: placed, bundled, and in my shares."""
-        ways = [partial(os.open, path, READ_FLAGS) for path in [*self.notes.placed_with(cid), *self.bundles.copies(cid)]]
+    def copies(self, cid: Cid, and_bundled: bool = True) -> Generator[int]:
+        """Files here that had this content when last looked at, each open as long as it is looked at; what came in bundles may not be whole yet."""
+        paths = [*self.notes.placed_with(cid), *(self.bundles.copies(cid) if and_bundled else ())]
+        ways = [partial(os.open, path, READ_FLAGS) for path in paths]
         ways += [partial(open_inside, root, file.path) for file in self.local.files_of(cid) if (root := self.root_of(file.share)) is not None]
         for way in ways:
             with contextlib.suppress(OSError):

@@ -54,30 +54,38 @@ class _Lists:
 
 
 async def unbundle(node: Node, request: Event) -> AsyncIterator[Event]:
-    """A `part` event for each part given; `missing` for a bundle that lacks some, else what a get tells. Raises NotAllHere or Refused."""
+    """A `part` event for each part given; `missing` or `placed` for a bundle that lacks some; of the others what a get tells.
+
+    Raises NotAllHere or Refused at the end, where something is missing or could not be opened.
+    """
     store = node.swarm.bundles
     await asyncio.to_thread(store.forget_old)
     bundles: dict[str, int] = {}
-    refused = ""
+    refused: list[str] = []
     for path in request.get("files") or ():
         for told in await asyncio.to_thread(_take_all, node, str(path)):
-            refused = told["reason"] or refused
+            refused += [told["reason"]] if told["reason"] else []
             if told["parts"]:
                 bundles[told["bundle"]] = told["parts"]
             yield {"event": "part", "file": path, **told}
-    lacking = {}
-    for bundle, parts in bundles.items():
-        missing = sorted(set(range(1, parts + 1)) - store.parts(bundle))
-        if missing:
-            lacking[bundle] = missing_text(bundle, missing, parts)
-            yield {"event": "missing", "bundle": bundle, "missing": missing, "parts": parts}
-        else:
-            async for event in _place(node, bundle, str(request["directory"])):
-                yield event
+    lacking: list[str] = []
+    missing = {bundle: sorted(set(range(1, parts + 1)) - store.parts(bundle)) for bundle, parts in bundles.items()}
+    for bundle, numbers in missing.items():
+        if numbers and store.was_placed(bundle):
+            await asyncio.to_thread(store.forget, bundle)
+            yield {"event": "placed", "bundle": bundle}
+        elif numbers:
+            lacking.append(missing_text(bundle, numbers, bundles[bundle]))
+            yield {"event": "missing", "bundle": bundle, "missing": numbers, "parts": bundles[bundle]}
+    if whole := [bundle for bundle, numbers in missing.items() if not numbers]:
+        async for event in _place(node, whole, str(request["directory"])):
+            yield event
     if lacking:
-        raise NotAllHere(" ".join(lacking.values()), "Give what is missing to tinyp2p unbundle; what is here need not be given again.")
-    if not bundles:
-        raise Refused("None of that can be opened here.", refused or NO_PART)
+        raise NotAllHere(" ".join(lacking), "Give what is missing to tinyp2p unbundle; what is here need not be given again.")
+    if refused and bundles:
+        raise NotAllHere(f"{len(refused)} of what was given could not be opened.", refused[0])
+    if refused:
+        raise Refused("None of that can be opened here.", refused[0])
 
 
 def missing_text(bundle: str, missing: list[int], parts: int) -> str:
@@ -129,9 +137,9 @@ def _sealed_in(path: str) -> Iterator[bytes]:
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------
-async def _place(node: Node, bundle: str, directory: str) -> AsyncIterator[Event]:
-    """All parts are here: first the catalogs, then the files that these list."""
-    heads = await asyncio.to_thread(node.swarm.bundles.heads, bundle)
+async def _place(node: Node, bundles: list[str], directory: str) -> AsyncIterator[Event]:
+    """All parts of these are here: first the catalogs, then the files that these list."""
+    heads = [each for bundle in bundles for each in await asyncio.to_thread(node.swarm.bundles.heads, bundle)]
     await _learn(node, heads)
     found, gone = await asyncio.to_thread(_select, node, [listed for head, _ in heads for listed in head.files])
     for listed in gone:
@@ -143,14 +151,14 @@ async def _place(node: Node, bundle: str, directory: str) -> AsyncIterator[Event
             unfinished = event["failed"] + event["offline"]
             event = {**event, "files": event["files"] + len(gone), "failed": event["failed"] + len(gone)}
         yield event
-    if not unfinished:
-        await asyncio.to_thread(node.swarm.bundles.forget, bundle)
+    for bundle in bundles if not unfinished else ():
+        await asyncio.to_thread(node.swarm.bundles.forget, bundle, placed=True)
 
 
 def _select(node: Node, files: list[Listed]) -> tuple[list[tuple[ShareKey, Entry]], list[Listed]]:
     """What of a bundle's files stands in the newest lists known here, and what does not. Blocks."""
     found, gone = [], []
-    for listed in files:
+    for listed in dict.fromkeys(files):
         key = ShareKey(MemberId(listed.member), listed.share)
         entry = node.catalogs.entry(key, listed.path) if node.search.is_visible(key) else None
         if entry is not None and (entry.cid or "") == listed.cid:
