@@ -162,11 +162,11 @@ def make_entries(folder: Path, count: int, per_folder: int = 1000) -> list[str]:
 
 def contents(folder: Path) -> dict[str, Path]:
     """Regular files below a folder by their relative path, but for hidden ones."""
-    return {
-        str(path.relative_to(folder)): path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    }
+    found: dict[str, Path] = {}
+    for above, below, names in os.walk(folder):  # hidden folders may be gone before one looks into them
+        below[:] = [name for name in below if not name.startswith(".")]
+        found |= {str(Path(above, name).relative_to(folder)): Path(above, name) for name in names if not name.startswith(".")}
+    return {name: path for name, path in found.items() if path.is_file()}
 
 
 def _same(one: Path, other: Path) -> bool:

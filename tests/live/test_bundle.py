@@ -246,7 +246,9 @@ def test_what_is_no_part_is_refused(peers: Peers, tmp_path: Path) -> None:
     write(tmp_path / "junk.age", 1000)
     (tmp_path / "empty.eml").touch()
     (tmp_path / "torn.age").write_bytes(b"age-encryption.org/v1\n-> X25519")
-    for name in ("junk.age", "empty.eml", "torn.age"):
+    nested = b"".join(b'Content-Type: multipart/mixed; boundary="b%d"\n\n--b%d\n' % (depth, depth) for depth in range(5000))
+    (tmp_path / "deep.eml").write_bytes(nested)
+    for name in ("junk.age", "empty.eml", "torn.age", "deep.eml"):
         assert anna.run("unbundle", tmp_path / name).code == 6
     assert anna.run("unbundle", tmp_path / "absent").code == 2
 

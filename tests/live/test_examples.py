@@ -113,8 +113,20 @@ def test_no_client_takes_bytes_that_do_not_fit_the_digest(client: str, scene: Sc
     assert "evil" not in tree(tmp_path), "written outside the folder"
 
 
+@pytest.mark.parametrize("client", CLIENTS)
+def test_no_client_asks_a_stranger(client: str, scene: Scene, tmp_path: Path) -> None:
+    """Somebody in the middle, with a certificate of another group: the client hangs up before it asks for anything."""
+    copied = shutil.copytree(scene.ben, tmp_path / "client")
+    name, host, _, member = (scene.ben / "server").read_text().split()
+    asked: list[str] = []
+    with liar(raw.card_of_stranger(tmp_path, name), hashlib.sha256(b"bytes").digest(), asked) as port:
+        (copied / "server").write_text(f"{name} {host} {port} {member}\n")
+        assert run(client, copied, "beach", tmp_path / "into").returncode != 0
+    assert asked == [] and tree(tmp_path / "into") == {}
+
+
 @contextlib.contextmanager
-def liar(card: raw.Card, digest: bytes) -> Iterator[int]:
+def liar(card: raw.Card, digest: bytes, asked: list[str] | None = None) -> Iterator[int]:
     place = "anna:A/\x1b[2J/../../evil"
     found = {"files": [{"place": place, "share": "A", "path": place[7:], "size": 5, "mtime_ns": 0, "cid": "x"}], "complete": True}
 
@@ -123,6 +135,8 @@ def liar(card: raw.Card, digest: bytes) -> Iterator[int]:
 
         def do_GET(self) -> None:
             body = b"bytes"
+            if asked is not None:
+                asked.append(self.path)
             if self.path.startswith("/v1/find"):
                 body = f"x 5 {place}\n".encode() if self.headers["Accept"] == "text/plain" else json.dumps(found).encode()
             self.send_response(200)

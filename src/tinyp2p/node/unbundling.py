@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import email
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import pyrage
@@ -130,10 +131,11 @@ def _sealed_in(path: str) -> Iterator[bytes]:
     if raw.startswith(AGE):
         yield raw
         return
-    for part in email.message_from_bytes(raw).walk():
-        attached = None if part.is_multipart() else part.get_payload(decode=True)
-        if isinstance(attached, bytes) and attached.startswith(AGE):
-            yield attached
+    with suppress(RecursionError):  # a mail in a mail in a mail ...
+        for part in email.message_from_bytes(raw).walk():
+            attached = None if part.is_multipart() else part.get_payload(decode=True)
+            if isinstance(attached, bytes) and attached.startswith(AGE):
+                yield attached
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------
