@@ -187,12 +187,12 @@ def test_an_owner_that_is_gone_is_offline_and_the_others_files_come(peers: Peers
 LIAR = """
 import sys
 import tinyp2p.node.content as content
-honest = content.FileSource.read
-def read(self, start, length):
-    data = bytearray(honest(self, start, length))
-    data[length // 2] ^= 1
-    return bytes(data)
-content.FileSource.read = read
+honest = content.FileSource.fill
+def fill(self, piece, start):
+    honest(self, piece, start)
+    piece[len(piece) // 2] ^= 1
+    return piece
+content.FileSource.fill = fill
 content.Content.recheck = lambda self, member, cid, chunk: True
 from tinyp2p.cli.main import main
 main()
@@ -254,12 +254,14 @@ def test_a_damaged_source_is_not_called_a_liar(peers: Peers, tmp_path: Path) -> 
 ROT = """
 import os
 import tinyp2p.node.content as content
-honest = content.os.pread
-def pread(handle, length, start):
-    data = honest(handle, length, start)
+honest = content.os.preadv
+def preadv(handle, pieces, start):
+    count = honest(handle, pieces, start)
     path = os.readlink(f"/proc/self/fd/{handle}")
-    return b"\\0" + data[1:] if os.path.exists(os.path.join(os.path.dirname(path), "rot")) and path.endswith("big.bin") else data
-content.os = type("Os", (), {**{name: getattr(os, name) for name in dir(os)}, "pread": staticmethod(pread)})
+    if os.path.exists(os.path.join(os.path.dirname(path), "rot")) and path.endswith("big.bin"):
+        pieces[0][0] ^= 1
+    return count
+content.os = type("Os", (), {**{name: getattr(os, name) for name in dir(os)}, "preadv": staticmethod(preadv)})
 from tinyp2p.cli.main import main
 main()
 """

@@ -23,6 +23,7 @@ from tinyp2p.errors import AnswerError, Unreachable
 from tinyp2p.limits import CHUNK_SIZE
 from tinyp2p.model import Cid, MemberId
 from tinyp2p.node import download as under_test
+from tinyp2p.node.buffers import Buffers
 from tinyp2p.node.download import Download, Moved, Offline, WrongSize
 from tinyp2p.node.rate import Rate
 
@@ -77,7 +78,8 @@ class World:
     def __init__(self, folder: Path, data: bytes, *sources: Source) -> None:
         self.sources = {source.member: source for source in sources}
         self.dialer = SimpleNamespace(control=self.control, only=None)
-        self.threads = ThreadPoolExecutor(2)
+        self.verifying, self.syncing = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self.buffers = Buffers()
         self.wrong: list[MemberId] = []
         self.away_s: float | None = None
         self.cid = manifest_of(data).cid
@@ -92,11 +94,6 @@ class World:
     @asynccontextmanager
     async def lane(self, member: MemberId) -> AsyncIterator[Source]:
         yield await self.control(member)
-
-    def take_buffer(self, size_bytes: int) -> memoryview:
-        return memoryview(bytearray(size_bytes))
-
-    def give_buffer(self, piece: memoryview) -> None: ...
 
     def wrong_bytes(self, source: MemberId, cid: Cid, index: int) -> None:
         self.wrong.append(source)

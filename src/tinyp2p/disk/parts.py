@@ -69,8 +69,8 @@ class Part:
                 self._users -= 1
                 self._guard.notify_all()
 
-    def write(self, index: int, data: bytes | bytearray | memoryview) -> None:
-        """Write one whole, verified chunk, which is held from then on; raises DiskFull or LocalError."""
+    def write(self, index: int, data: bytes | bytearray | memoryview) -> bool:
+        """Write one whole, verified chunk, which is held from then on; True if it is time to `sync`. Raises DiskFull or LocalError."""
         view = memoryview(data).cast("B")
         if not 0 <= index < self.have.length or len(view) != chunk_length(self.size_bytes, index):
             raise ValueError(f"chunk {index} has {len(view)} bytes")
@@ -85,18 +85,22 @@ class Part:
                 self._unsynced_bytes += len(data) if self.have.add(index) else 0
                 is_sync_due = self._unsynced_bytes >= SYNC_BYTES
                 self._unsynced_bytes = 0 if is_sync_due else self._unsynced_bytes
-            if is_sync_due:
-                self._sync(handle)
+        return is_sync_due
 
-    def read_range(self, start: int, length: int) -> bytes | None:
-        """Bytes of the file; None if a chunk of them is not held, or none is asked for."""
-        if start < 0 or length <= 0 or start + length > self.size_bytes:
-            return None
-        with self._guard:
-            if self._handle < 0 or any(index not in self.have for index in range(start // CHUNK_SIZE, (start + length - 1) // CHUNK_SIZE + 1)):
-                return None
+    def sync(self) -> None:
+        """Have the disk keep what has been written; raises DiskFull or LocalError."""
         with explaining(self.target.path), self._open_handle() as handle:
-            return pread_all(handle, length, start)
+            self._sync(handle)
+
+    def fill(self, piece: memoryview, start: int) -> bool:
+        """Read what lies from there on; False if a chunk of it is not held, or none is asked for."""
+        if start < 0 or not piece or start + len(piece) > self.size_bytes:
+            return False
+        with self._guard:
+            if self._handle < 0 or any(index not in self.have for index in range(start // CHUNK_SIZE, (start + len(piece) - 1) // CHUNK_SIZE + 1)):
+                return False
+        with explaining(self.target.path), self._open_handle() as handle:
+            return os.preadv(handle, [piece], start) == len(piece)
 
     def _sync(self, handle: int) -> None:
         if self._failed:

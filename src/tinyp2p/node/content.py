@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from ..disk.scan import open_inside, stamp_of
 from ..errors import AnswerError, TinyP2PError
 from ..limits import CHUNK_SIZE, HASH_SIZE, MAX_BATCH_BYTES, MAX_GROWING_OF_ONE
 from ..model import Cid, MemberId, ShareKey
+from .buffers import Buffers
 from .rate import Rate
 from .slots import Slots
 from .turns import BUSY
@@ -38,7 +40,21 @@ NOT_HERE = AnswerError(404, "not_here", "This is not here, or not for you.")
 CHANGED = AnswerError(409, "changed", "The file has changed.")
 
 
-class FileSource:
+class _Source(ABC):
+    """Bytes that somebody may have."""
+
+    size_bytes: int
+
+    @abstractmethod
+    def fill(self, piece: memoryview, start: int) -> memoryview:
+        """The piece, full of what lies from there on. Blocks; raises AnswerError."""
+
+    def read(self, start: int, length: int) -> bytes:
+        """As `fill`, into new memory."""
+        return bytes(self.fill(memoryview(bytearray(length)), start))
+
+
+class FileSource(_Source):
     """A file of mine, as it was when it was hashed; a change while it is read ends the answer."""
 
     def __init__(self, root: str, file: LocalFile, on_change: Callable[[LocalFile], None]) -> None:
@@ -62,19 +78,18 @@ class FileSource:
             self.on_change(self.file)
             raise CHANGED
 
-    def read(self, start: int, length: int) -> bytes:
-        """Blocks; raises AnswerError."""
-        data = os.pread(self.handle, length, start)
+    def fill(self, piece: memoryview, start: int) -> memoryview:
+        count = os.preadv(self.handle, [piece], start)
         self._check()
-        if len(data) != length:
+        if count != len(piece):
             raise CHANGED
-        return data
+        return piece
 
     def close(self) -> None:
         os.close(self.handle)
 
 
-class PartialSource:
+class PartialSource(_Source):
     """What is here of a file that is being fetched."""
 
     share = ""
@@ -83,12 +98,10 @@ class PartialSource:
         self.part = part
         self.size_bytes = part.size_bytes
 
-    def read(self, start: int, length: int) -> bytes:
-        """Blocks; raises AnswerError."""
-        data = self.part.read_range(start, length)
-        if data is None:
+    def fill(self, piece: memoryview, start: int) -> memoryview:
+        if not self.part.fill(piece, start):
             raise NOT_HERE
-        return data
+        return piece
 
     def close(self) -> None:
         pass
@@ -120,6 +133,7 @@ class Content:
         self.me = me
         self.upload_rate = upload_rate
         self.slots = Slots()
+        self.buffers = Buffers()
         self.members = members
         self.catalogs = catalogs
         self.local = local

@@ -12,6 +12,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import AsyncExitStack, contextmanager, suppress
 
 from ..core.chunks import Bitmap, Manifest, chunk_count, chunk_length, is_chunk
@@ -65,7 +66,7 @@ class RangeSink:
         self.checking: list[asyncio.Future[bool]] = []
 
     def take_buffer(self, size_bytes: int) -> memoryview:
-        return self.download.lanes.take_buffer(size_bytes)
+        return self.download.lanes.buffers.take(size_bytes)
 
     def piece_arrived(self, piece: memoryview) -> bool:
         index, self.next_index = self.next_index, self.next_index + 1
@@ -118,6 +119,7 @@ class Download:
         self._hope_s = -math.inf  # when somebody last did something for us
         self._at_work = 0
         self._waiting = 0
+        self._syncing: Future[None] | None = None
         self._paused: set[Connection] = set()
 
     # --- the whole --------------------------------------------------------------------------------------------------
@@ -290,7 +292,7 @@ class Download:
         """A chunk is in memory: check and write it in a thread; False asks the connection to wait."""
         self.on_bytes(sink.connection.peer.member, len(piece))
         self._waiting += 1
-        checking = self._loop.run_in_executor(self.lanes.threads, self._store, index, piece)
+        checking = self._loop.run_in_executor(self.lanes.verifying, self._store, index, piece)
         sink.checking.append(checking)
         checking.add_done_callback(lambda done: self._checked(sink.connection.peer.member, index, piece, done))
         if self._waiting < PIECES_WAITING:
@@ -300,13 +302,16 @@ class Download:
 
     def _store(self, index: int, piece: memoryview) -> bool:
         is_good = is_chunk(self.cid, self.manifest, self.part.size_bytes, index, piece)
-        if is_good:
-            self.part.write(index, piece)
+        if is_good and self.part.write(index, piece):
+            # What comes next need not wait for the disk, but for what should have been on it before.
+            if self._syncing is not None:
+                self._syncing.result()
+            self._syncing = self.lanes.syncing.submit(self.part.sync)
         return is_good
 
     def _checked(self, source: MemberId, index: int, piece: memoryview, done: asyncio.Future[bool]) -> None:
         self._waiting -= 1
-        self.lanes.give_buffer(piece)
+        self.lanes.buffers.give(piece)
         while self._paused and self._waiting < PIECES_WAITING:
             self._paused.pop().resume()
         error = done.exception()

@@ -11,13 +11,13 @@ from contextlib import asynccontextmanager
 
 from ..core.wire import Recheck, Rechecked
 from ..errors import TinyP2PError
-from ..limits import CHUNK_SIZE, FILES_AT_ONCE
+from ..limits import FILES_AT_ONCE
 from ..model import Cid, MemberId
 from ..net.client import Connection
 from ..net.dialer import Dialer
+from .buffers import Buffers
 
 log = logging.getLogger(__name__)
-BUFFERS_KEPT = 48
 
 
 class Lanes:
@@ -25,11 +25,13 @@ class Lanes:
         self.me = me
         self.dialer = dialer
         self.liars: set[MemberId] = set()
-        self.threads = ThreadPoolExecutor(2, "verify")
+        self.buffers = Buffers()
+        # One thread checks and writes: a second would mostly wait for the first, since a file takes one write at a time.
+        self.verifying = ThreadPoolExecutor(1, "verify")
+        self.syncing = ThreadPoolExecutor(1, "sync")
         self._insisted: set[MemberId] = set()
         self._questions: set[asyncio.Task[None]] = set()
         self._idle: dict[MemberId, list[Connection]] = defaultdict(list)
-        self._buffers: list[bytearray] = []
 
     @asynccontextmanager
     async def lane(self, member: MemberId) -> AsyncIterator[Connection]:
@@ -45,15 +47,6 @@ class Lanes:
                 idle.append(connection)
             else:
                 connection.close()
-
-    # --- buffers ----------------------------------------------------------------------------------------------------
-    def take_buffer(self, size_bytes: int) -> memoryview:
-        buffer = self._buffers.pop() if self._buffers else bytearray(CHUNK_SIZE)
-        return memoryview(buffer)[:size_bytes]
-
-    def give_buffer(self, piece: memoryview) -> None:
-        if len(self._buffers) < BUFFERS_KEPT and isinstance(piece.obj, bytearray):
-            self._buffers.append(piece.obj)
 
     # --- wrong bytes ------------------------------------------------------------------------------------------------
     def wrong_bytes(self, source: MemberId, cid: Cid, index: int) -> None:
@@ -81,4 +74,5 @@ class Lanes:
         for idle in self._idle.values():
             for connection in idle:
                 connection.close()
-        self.threads.shutdown(wait=False)
+        self.verifying.shutdown(wait=False)
+        self.syncing.shutdown(wait=False)

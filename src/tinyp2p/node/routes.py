@@ -243,20 +243,26 @@ class Routes:
         member, gone, rate = asker(request), request.scope[TRANSPORT].is_closing, self.content.upload_rate
         share = source.share
         step = int(min(CHUNK_SIZE, max(rate.bytes_per_s / 8, 16 * KIB)))
-        piece = await asyncio.to_thread(source.read, start, min(step, end - start))
+        loop, buffers = asyncio.get_running_loop(), self.content.buffers
+
+        def read(start: int) -> asyncio.Future[memoryview]:
+            return loop.run_in_executor(None, source.fill, buffers.take(min(step, end - start)), start)
+
+        piece = await read(start)
         await send(begin)
         while True:
             start += len(piece)
-            reading = asyncio.create_task(asyncio.to_thread(source.read, start, min(step, end - start))) if start < end else None
+            reading = read(start) if start < end else None
             try:
                 async with rate:
                     await rate.spend(len(piece))
                 async with self.content.slots.slot(member, len(piece)):
                     for at in range(0, len(piece), SEND_BUFFER):
                         last = reading is None and at + SEND_BUFFER >= len(piece)
-                        await send({"type": "http.response.body", "body": memoryview(piece)[at : at + SEND_BUFFER], "more_body": not last})
+                        await send({"type": "http.response.body", "body": piece[at : at + SEND_BUFFER], "more_body": not last})
                         await request.scope[DRAIN]()
                 self.content.sent(member, share, cid, len(piece))
+                buffers.give(piece)  # what is sent has been encrypted
                 if reading is None:
                     return
                 if gone() or (share and not self.content.may_see(member, ShareKey(self.members.me, share))):

@@ -186,5 +186,6 @@ def copy_chunks(handle: int, cid: Cid, part: Part, manifest: Manifest | None) ->
             data = pread_all(handle, chunk_length(part.size_bytes, index), index * CHUNK_SIZE)
         if data is None or not is_chunk(cid, manifest, part.size_bytes, index, data):
             return False
-        part.write(index, data)
+        if part.write(index, data):
+            part.sync()
     return True
