@@ -50,6 +50,7 @@ class Rsync(Peer):
     def fetch(self, target: Path) -> Cost:
         quiet = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o IdentitiesOnly=yes"
         shell = f"ssh -F none -p {self.port} -i {self.folder / 'user'} -c {CIPHER} {quiet}"
+        self.warm()
         before = cpu_s(self.server.pid)
         cost = timed(["rsync", "-a", "-e", shell, f"127.0.0.1:{self.source}/", f"{target}/"], self.place.log("rsync"))
         self.server.wait_for(lambda: tree_is_alone(self.server), "sshd has ended its session", 10)
@@ -88,6 +89,7 @@ class Wormhole(Peer):
         # The sender packs a folder, and then offers it: that is its preparation, and ends with its words to the other side.
         sender = self.start([*wormhole, "send", "--hide-progress", "--no-qr", "--code", code, what], "wormhole-send", self.environment)
         sender.wait_for(lambda: "On the other computer" in sender.text() or "Wormhole code is" in sender.text(), "the sender offers", 300)
+        self.warm()
         before = cpu_s(sender.pid)
         receive = [*wormhole, "receive", "--hide-progress", "--accept-file", "-o", target / what.name, code]
         cost = timed(receive, self.place.log("wormhole-receive"), self.environment)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,10 @@ from .web import Nginx
 GETTERS = 8
 UP_MBIT = 20
 UP_BYTES_S = UP_MBIT * 1_000_000 / 8
+
+
+def warm(where: Place, source: Path) -> None:
+    where.warm(GETTERS * sum(path.stat().st_size for path in source.iterdir()))
 
 
 class OurCrowd:
@@ -52,6 +55,7 @@ class OurCrowd:
         try:
             if not self.alone:
                 self._start_members()
+            warm(self.where, self.source)
             commands = [
                 getter.begin_get(target, f"{self.first.name}:{self.source.name}/") for getter, target in zip(self.getters, targets, strict=True)
             ]
@@ -66,8 +70,7 @@ class OurCrowd:
                 command.stop()
             for getter in self.getters:
                 getter.stop()
-            for target in targets:
-                shutil.rmtree(target)
+            self.where.spent += targets
 
     def _start_members(self) -> None:
         """Each knows all, and is at rest."""
@@ -119,6 +122,7 @@ class TorrentCrowd:
 
     def fetch(self) -> Cost:
         targets, getters = [self.where.folder("t") for _ in range(GETTERS)], []
+        warm(self.where, self.source)
         try:
             for number, target in enumerate(targets, 1):
                 getters.append(self.peer.getter(target, self.at[number], self.at[:number], self.prefixes[number]))
@@ -130,8 +134,7 @@ class TorrentCrowd:
             for getter in getters:
                 getter.stop()
                 self.peer.processes.remove(getter)
-            for target in targets:
-                shutil.rmtree(target)
+            self.where.spent += targets
 
     def close(self) -> None:
         self.peer.close()
@@ -227,10 +230,11 @@ def _curls(run: Run, web: Nginx, size: int) -> Row:
         web.begin()
         for _ in range(run.rounds):
             targets = [web.place.folder("t") for _ in range(GETTERS)]
+            warm(web.place, web.source)
             row.costs.append(web.fetch_many(targets))
             for target in targets:
                 check(web.source, target)
-                shutil.rmtree(target)
+            web.place.spent += targets
     except (BenchError, OSError) as failure:
         row.problem = str(failure)
     finally:

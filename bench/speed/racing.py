@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -41,6 +40,7 @@ class Ours(Peer):
 
     def fetch(self, target: Path) -> Cost:
         self.getter.restore(self.kept)
+        self.warm()
         what = f"{self.sources[0].name}:{self.source.name}/" if self.count == 1 else f"{self.source.name}/"
         return self.getter.get(target, what, sources=self.sources, tell=self._few())
 
@@ -70,6 +70,7 @@ class OursRunning(Ours):
         self.getter.share(self.nothing)
         try:
             self.getter.meets(self.count + 1)
+            self.warm()
             return self.getter.get(target, f"{self.sources[0].name}:{self.source.name}/", sources=self.sources, tell=self._few())
         finally:
             self.getter.stop()
@@ -113,14 +114,14 @@ def begun(peers: Sequence[Peer], rows: dict[str, Row]) -> Iterator[list[Peer]]:
 
 
 def fetched(peer: Peer) -> Cost:
-    """One fetch into a fresh folder, checked, and removed."""
+    """One fetch into a fresh folder, checked."""
     target = peer.place.folder("target")
     try:
         cost = peer.fetch(target)
         check(peer.source, target)
         return cost
     finally:
-        shutil.rmtree(target, ignore_errors=True)
+        peer.place.spent.append(target)
 
 
 def race(run: Run, reference: Peer | None, peers: Sequence[Peer], size: int, told: Callable[[Cost], str]) -> dict[str, Row]:

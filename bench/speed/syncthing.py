@@ -113,6 +113,7 @@ class Syncthing(Peer):
         self.to.start()
         try:
             self.to.process.wait_for(self.to.connected, "the Syncthings are connected", 60, 0.1)
+            self.warm()
             pids = [self.to.process.pid, self.from_.process.pid]
             before, began_s = [cpu_s(pid) for pid in pids], time.monotonic()
             self.to.ask("config/folders/bench", "PATCH", {"paused": False})

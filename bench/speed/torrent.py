@@ -46,6 +46,7 @@ class Torrent(Peer):
         return float(process.wait_for(said, "the torrent is done", timeout_s, 0.05)) - process.began_s
 
     def fetch(self, target: Path) -> Cost:
+        self.warm()
         before = cpu_s(self.seed.pid)
         getter = self.getter(target, f"127.0.0.1:{free_port()}", [self.seed_at])
         try:

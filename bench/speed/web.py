@@ -86,6 +86,7 @@ class Nginx(Peer):
 
     def fetch(self, target: Path) -> Cost:
         command, before = self.client(target), cpu_s(self.server.pid)
+        self.warm()
         cost = timed(command, self.place.log("curl"))
         return replace(cost, source_cpu_s=cpu_s(self.server.pid) - before, source_bytes=tree_peak_bytes(self.server.pid))
 
