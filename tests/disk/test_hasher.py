@@ -29,6 +29,7 @@ SIZES = {
     "chunk and one": CHUNK_SIZE + 1,
     "three": 3 * CHUNK_SIZE,
     "odd": 2 * CHUNK_SIZE + 77,
+    "long": 9 * CHUNK_SIZE + 5,
 }
 
 
@@ -114,6 +115,24 @@ def test_hashes_are_those_of_the_chunks(root: Path, name: str) -> None:
     assert hashed == expected(root / name)
     assert [index for index, _ in told] == list(range(len(told)))
     assert b"".join(digest for _, digest in told) == hashed.hashes
+
+
+def test_as_many_threads_as_buffers_hash_a_long_file(root: Path) -> None:
+    told: list[int] = []
+    together = threading.Barrier(3, timeout=WAIT_S)
+
+    def on_chunk(index: int, _digest: bytes) -> None:
+        told.append(index)
+        if index < 3:
+            together.wait()
+
+    assert hash_file(str(root), "long", on_chunk, [bytearray(CHUNK_SIZE) for _ in range(3)]) == expected(root / "long")
+    assert sorted(told) == list(range(10))
+
+
+def test_a_long_file_that_changes_under_several_threads_raises(root: Path) -> None:
+    with pytest.raises(Changed):
+        hash_file(str(root), "long", lambda _index, _digest: os.utime(root / "long"), [bytearray(CHUNK_SIZE) for _ in range(3)])
 
 
 @pytest.mark.parametrize("change", ["append", "truncate", "overwrite", "touch"])

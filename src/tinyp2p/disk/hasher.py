@@ -1,8 +1,8 @@
 """Chunk hashes of files: in a child process at idle priority for the background, or in a caller's thread on demand (docs/protocol.md, section 1).
 
 Owns reading a file that may change meanwhile, and the child's life. Leaves out which files are hashed when, and what their hashes are kept for.
-Run as `python -m tinyp2p.disk.hasher` this file is the child: batches come in on stdin, answers go out on stdout, each as a length of 4 bytes and
-msgpack.
+Run as `python -m tinyp2p.disk.hasher` this file is the child: batches come in on stdin, an answer to each goes out on stdout, each as a length of
+4 bytes and msgpack.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -23,15 +24,15 @@ import msgspec
 
 from ..core.chunks import chunk_count, chunk_hash, chunk_length
 from ..errors import LocalError
-from ..limits import CHUNK_SIZE, HASH_SIZE, KIB
+from ..limits import CHUNK_SIZE, HASH_SIZE
 from .scan import open_inside, stamp_of
 
 log = logging.getLogger(__name__)
 
 LENGTH_BYTES = 4
 TRIES = 2
-ANSWER_BYTES = 64 * KIB
-ANSWER_S = 0.5
+# Fewer chunks are hashed before other threads have begun.
+ALONE_CHUNKS = 4
 # Clocks of file systems advance in steps of up to 10 ms; what is written twice within a step looks unchanged.
 CLOCK_STEP_NS = 20_000_000
 
@@ -59,31 +60,44 @@ _answers = msgspec.msgpack.Decoder(list[Hashed | None])
 
 
 # --- one file --------------------------------------------------------------------------------------------------------
-def hash_file(root: str, path: str, on_chunk: Callable[[int, bytes], None] | None = None, buffer: bytearray | None = None) -> Hashed:
-    """Hash a file beneath `root`, telling `on_chunk` each index and hash; blocks; raises Changed, or OSError where it cannot be read."""
+def hash_file(root: str, path: str, on_chunk: Callable[[int, bytes], None] | None = None, buffers: Sequence[bytearray] = ()) -> Hashed:
+    """Hash a file beneath `root`, telling `on_chunk` each index and hash; blocks; raises Changed, or OSError where it cannot be read.
+
+    With several buffers of a chunk each, as many threads work at it, and chunks are told in any order.
+    """
     handle = open_inside(root, path)
     try:
-        return hash_open(handle, path, on_chunk, buffer)
+        return hash_open(handle, path, on_chunk, buffers)
     finally:
         os.close(handle)
 
 
-def hash_open(handle: int, name: str, on_chunk: Callable[[int, bytes], None] | None = None, buffer: bytearray | None = None) -> Hashed:
+def hash_open(handle: int, name: str, on_chunk: Callable[[int, bytes], None] | None = None, buffers: Sequence[bytearray] = ()) -> Hashed:
     """As `hash_file`, of a file that is open already."""
     before = stamp_of(_settled(handle))
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-    size, hashes = before[0], bytearray()
-    view = memoryview(buffer or bytearray(CHUNK_SIZE))
-    for index in range(chunk_count(size)):
-        chunk = view[: chunk_length(size, index)]
-        if not _fill(handle, chunk, index * CHUNK_SIZE) or stamp_of(os.fstat(handle)) != before:
-            break
-        digest = chunk_hash(chunk)
-        hashes += digest
-        if on_chunk is not None:
-            on_chunk(index, digest)
-    if stamp_of(os.fstat(handle)) != before or len(hashes) != chunk_count(size) * HASH_SIZE:
+    size, count = before[0], chunk_count(before[0])
+    hashes, left = bytearray(count * HASH_SIZE), iter(range(count))
+
+    def hash_chunks(buffer: bytearray) -> bool:
+        view = memoryview(buffer)
+        for index in left:  # each thread takes the next
+            chunk = view[: chunk_length(size, index)]
+            if not _fill(handle, chunk, index * CHUNK_SIZE) or stamp_of(os.fstat(handle)) != before:
+                return False
+            digest = chunk_hash(chunk)
+            hashes[index * HASH_SIZE : (index + 1) * HASH_SIZE] = digest
+            if on_chunk is not None:
+                on_chunk(index, digest)
+        return True
+
+    if len(buffers) > 1 and count > ALONE_CHUNKS:
+        with ThreadPoolExecutor(len(buffers)) as threads:
+            is_whole = all(threads.map(hash_chunks, buffers))
+    else:
+        is_whole = hash_chunks(buffers[0] if buffers else bytearray(CHUNK_SIZE))
+    if not is_whole or stamp_of(os.fstat(handle)) != before:
         raise Changed(f"{name} changed while it was hashed.", "Run the same command again.")
     return Hashed(*before, bytes(hashes))
 
@@ -127,7 +141,7 @@ class Hasher:
                 raise LocalError(f"The process that hashes files cannot be started: {error.strerror}.") from error
 
     async def close(self) -> None:
-        """End the child; a batch under way gets None for what is not hashed yet."""
+        """End the child; a batch under way gets None for each file."""
         self._closed = True
         if self._process is not None:
             _kill(self._process)
@@ -135,36 +149,32 @@ class Hasher:
             await self._end()
 
     async def hash_many(self, root: str, paths: list[str]) -> list[Hashed | None]:
-        """Hash a batch at idle priority; None: the file vanished, cannot be read or changed meanwhile, or the child died over it twice."""
-        done: list[Hashed | None] = []
+        """Hash a batch at idle priority; None: the file vanished, cannot be read or changed meanwhile, or the child died over the batch twice."""
         async with self._one_batch:
-            for _ in range(TRIES):
-                if self._closed or len(done) == len(paths):
-                    break
+            for _ in range(0 if self._closed else TRIES):
                 try:
-                    await self._ask(root, paths, done)
+                    return await self._ask(root, paths)
                 except (OSError, asyncio.IncompleteReadError, msgspec.DecodeError) as error:
-                    if not self._closed:
-                        log.warning("hasher_lost done=%d of=%d cause=%r", len(done), len(paths), error)
                     await self._end()
+                    if self._closed:
+                        break
+                    log.warning("hasher_lost files=%d cause=%r", len(paths), error)
                 except BaseException:
-                    # Whoever gives up leaves answers behind that the next batch would take for its own.
+                    # Whoever gives up leaves an answer behind that the next batch would take for its own.
                     await self._end()
                     raise
-        return done + [None] * (len(paths) - len(done))
+        return [None] * len(paths)
 
-    async def _ask(self, root: str, paths: list[str], done: list[Hashed | None]) -> None:
-        """Append an answer to `done` for each path that has none yet."""
+    async def _ask(self, root: str, paths: list[str]) -> list[Hashed | None]:
         process = await self._child()
         if self._closed:
             raise ConnectionAbortedError
         assert process.stdin is not None and process.stdout is not None
-        message = msgspec.msgpack.encode((os.fsencode(root), paths[len(done) :]))
+        message = msgspec.msgpack.encode((os.fsencode(root), paths))
         process.stdin.write(len(message).to_bytes(LENGTH_BYTES, "big") + message)
         await process.stdin.drain()
-        while len(done) < len(paths):
-            length = int.from_bytes(await process.stdout.readexactly(LENGTH_BYTES), "big")
-            done += _answers.decode(await process.stdout.readexactly(length))
+        length = int.from_bytes(await process.stdout.readexactly(LENGTH_BYTES), "big")
+        return _answers.decode(await process.stdout.readexactly(length))
 
     async def _child(self) -> asyncio.subprocess.Process:
         if self._process is None or self._process.returncode is not None:
@@ -198,10 +208,13 @@ def main() -> None:
     """Answer batches until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes stdin
     _lower_priority()
-    buffer = bytearray(CHUNK_SIZE)
+    buffers = [bytearray(CHUNK_SIZE) for _ in range(os.cpu_count() or 1)]
     try:
         while (batch := _receive(sys.stdin.buffer)) is not None:
-            _answer(batch, buffer)
+            root = os.fsdecode(batch[0])
+            message = msgspec.msgpack.encode([_hashed(root, path, buffers) for path in batch[1]])
+            sys.stdout.buffer.write(len(message).to_bytes(LENGTH_BYTES, "big") + message)
+            sys.stdout.buffer.flush()
     except BrokenPipeError:
         # Spares the interpreter the attempt to flush what nobody reads.
         os._exit(0)
@@ -221,31 +234,10 @@ def _receive(stream: BinaryIO) -> Batch | None:
     return _batches.decode(message) if message and len(message) == length else None
 
 
-def _answer(batch: Batch, buffer: bytearray) -> None:
-    """Hash a batch; answers leave in groups, as one by one they would cost the parent more than the hashing of small files."""
-    root, paths = os.fsdecode(batch[0]), batch[1]
-    answers: list[Hashed | None] = []
-    size_bytes = 0
-    sent_at = time.monotonic()
-    for path in paths:
-        hashed = None
-        with contextlib.suppress(OSError, Changed):
-            hashed = hash_file(root, path, _end_with_parent, buffer)
-        answers.append(hashed)
-        size_bytes += 100 + (len(hashed.hashes) if hashed else 0)
-        if size_bytes >= ANSWER_BYTES or time.monotonic() - sent_at >= ANSWER_S:
-            _send(answers)
-            answers = []
-            size_bytes = 0
-            sent_at = time.monotonic()
-    if answers:
-        _send(answers)
-
-
-def _send(answers: list[Hashed | None]) -> None:
-    message = msgspec.msgpack.encode(answers)
-    sys.stdout.buffer.write(len(message).to_bytes(LENGTH_BYTES, "big") + message)
-    sys.stdout.buffer.flush()
+def _hashed(root: str, path: str, buffers: Sequence[bytearray]) -> Hashed | None:
+    with contextlib.suppress(OSError, Changed):
+        return hash_file(root, path, _end_with_parent, buffers)
+    return None
 
 
 def _end_with_parent(_index: int, _digest: bytes) -> None:
