@@ -10,19 +10,20 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from tests.model_catalog import Catalog
 
 from tinyp2p.core.catalog import bucket_of, root_of, slot_of
-from tinyp2p.core.wire import SignedRecord, bits_for, decode_bucket, encode_bucket
+from tinyp2p.core.wire import ShareRecord, SignedRecord, bits_for, decode_bucket, encode_bucket
 from tinyp2p.disk import catalogs as catalogs_module
-from tinyp2p.disk.catalogs import Catalogs, CatalogState, Goal
+from tinyp2p.disk.catalogs import Catalogs, CatalogState
 from tinyp2p.disk.index import Index
 from tinyp2p.errors import LocalError, Malformed, WrongBytes
 from tinyp2p.limits import REMOVED_KEPT
 from tinyp2p.model import Cid, Entry, MemberId, ShareKey
 
 KEY = ShareKey(MemberId("m" * 52), "Docs")
-RECORD = SignedRecord(b"{}", bytes(64))
+SIGNED = SignedRecord(b"{}", bytes(64))
 
 
 def file(path: str, size: int = 1, cid: str | None = None) -> Entry:
@@ -37,8 +38,9 @@ def store() -> Iterator[Catalogs]:
         index.close()
 
 
-def goal_of(model: Catalog) -> Goal:
-    return Goal(model.version, model.bits, model.root(), len(model.entries), sum(entry.size for entry in model.entries.values()))
+def record_of(model: Catalog) -> ShareRecord:
+    size = sum(entry.size for entry in model.entries.values())
+    return ShareRecord("g" * 52, KEY.member, "Docs", [], model.version, model.root(), model.bits, len(model.entries), size, False, 0)
 
 
 def entries_of(catalogs: Catalogs, key: ShareKey = KEY) -> dict[str, Entry]:
@@ -60,14 +62,14 @@ def fetch_buckets(catalogs: Catalogs, model: Catalog) -> int:
         raw = encode_bucket(model.bucket(number, bits))
         catalogs.apply_buckets(state.id, bits, [(number, raw, decode_bucket(raw))])
         assert not state_of(catalogs).complete
-    catalogs.settle(state.id, goal_of(model), hashes, RECORD)
+    catalogs.settle(state.id, record_of(model), hashes, SIGNED)
     return len(differing)
 
 
 def fetch_changes(catalogs: Catalogs, model: Catalog) -> bool:
     state = state_of(catalogs)
     changes = model.changes(state.version)
-    return changes is not None and catalogs.apply_changes(state, *changes, RECORD, goal_of(model))
+    return changes is not None and catalogs.apply_changes(state, *changes, SIGNED, record_of(model))
 
 
 def assert_same(catalogs: Catalogs, model: Catalog) -> None:
@@ -148,7 +150,7 @@ def test_changes_that_do_not_arrive_change_nothing(entries: list[Entry], removed
         fetch_buckets(catalogs, owner)
         before = entries_of(catalogs), state_of(catalogs)
         owner.publish([file("a", 5)], [])
-        assert not catalogs.apply_changes(before[1], entries, removed, RECORD, goal_of(owner))
+        assert not catalogs.apply_changes(before[1], entries, removed, SIGNED, record_of(owner))
         assert (entries_of(catalogs), state_of(catalogs)) == before
         assert catalogs.changes(before[1], before[1].oldest) == ([], [])
         assert fetch_changes(catalogs, owner)
@@ -163,7 +165,7 @@ def test_removals_that_never_were_do_no_harm() -> None:
         owner.publish([file("b")], [])
         invented = [(f"invented {number}", 1 << 50) for number in range(10)]
         entries, _ = owner.changes(1) or ([], [])
-        assert catalogs.apply_changes(state_of(catalogs), entries, invented, RECORD, goal_of(owner))
+        assert catalogs.apply_changes(state_of(catalogs), entries, invented, SIGNED, record_of(owner))
         assert_same(catalogs, owner)
         assert catalogs.changes(state_of(catalogs), 2) == ([], []), "they are not passed on for ever"
 
@@ -176,7 +178,7 @@ def test_more_removals_than_are_kept_are_forgotten() -> None:
         owner.publish([file("b")], [])
         entries, _ = owner.changes(1) or ([], [])
         invented = [(f"{number}", 2) for number in range(REMOVED_KEPT + 1)]
-        assert catalogs.apply_changes(state_of(catalogs), entries, invented, RECORD, goal_of(owner))
+        assert catalogs.apply_changes(state_of(catalogs), entries, invented, SIGNED, record_of(owner))
         assert catalogs.index.read().execute("SELECT count(*) FROM removed").fetchone() == (0,)
         assert state_of(catalogs).oldest == 2 and catalogs.changes(state_of(catalogs), 1) is None
 
@@ -198,12 +200,12 @@ def test_a_record_that_lies_about_the_number_of_entries() -> None:
         state, raw = catalogs.open(KEY), encode_bucket(owner.bucket(0, 0))
         catalogs.apply_buckets(state.id, 0, [(0, raw, decode_bucket(raw))])
         with pytest.raises(WrongBytes):
-            catalogs.settle(state.id, Goal(1, 0, owner.root(), 1, 2), owner.hashes(0), RECORD)
+            catalogs.settle(state.id, replace(record_of(owner), entries=1), owner.hashes(0), SIGNED)
         assert not state_of(catalogs).complete and state_of(catalogs).entries == 2
-        catalogs.settle(state.id, goal_of(owner), owner.hashes(0), RECORD)
+        catalogs.settle(state.id, record_of(owner), owner.hashes(0), SIGNED)
         owner.publish([file("c")], [])
         entries, removed = owner.changes(1) or ([], [])
-        assert not catalogs.apply_changes(state_of(catalogs), entries, removed, RECORD, Goal(2, 0, owner.root(), 1, 3))
+        assert not catalogs.apply_changes(state_of(catalogs), entries, removed, SIGNED, replace(record_of(owner), entries=1))
 
 
 # --- limits --------------------------------------------------------------------------------------------------------------

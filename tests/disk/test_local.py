@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.model_catalog import Catalog
 
-from tinyp2p.core.catalog import root_of
+from tinyp2p.core.catalog import EMPTY_ROOT, root_of
 from tinyp2p.core.chunks import Manifest
-from tinyp2p.core.wire import SignedRecord
+from tinyp2p.core.wire import ShareRecord, SignedRecord
 from tinyp2p.disk import local as local_module
-from tinyp2p.disk.catalogs import Catalogs, CatalogState, Goal
+from tinyp2p.disk.catalogs import Catalogs, CatalogState
 from tinyp2p.disk.hasher import Hashed
 from tinyp2p.disk.index import Index
 from tinyp2p.disk.local import Local
@@ -63,17 +63,21 @@ def state_of(local: Local) -> CatalogState:
     return state
 
 
-def publish(local: Local, with_cids: bool = True, again: bool = False) -> Goal | None:
-    goals: list[Goal] = []
+def empty(version: int) -> ShareRecord:
+    return ShareRecord("g" * 52, KEY.member, "Docs", [], version, EMPTY_ROOT, 0, 0, 0, False, 0)
 
-    def sign(goal: Goal) -> SignedRecord:
-        goals.append(goal)
-        return SignedRecord(b"%d" % goal.version, bytes(64))
+
+def publish(local: Local, with_cids: bool = True, again: bool = False) -> ShareRecord | None:
+    records: list[ShareRecord] = []
+
+    def sign(record: ShareRecord) -> SignedRecord:
+        records.append(record)
+        return SignedRecord(b"%d" % record.version, bytes(64))
 
     standing = local.catalogs.standing(KEY)
-    signed = local.publish("Docs", (standing[0] if standing else 0) + 1, with_cids, again, sign)
-    assert (signed is None) == (not goals)
-    return goals[0] if goals else None
+    signed = local.publish(empty((standing[0] if standing else 0) + 1), with_cids, again, sign)
+    assert (signed is None) == (not records)
+    return records[0] if records else None
 
 
 def entries_of(local: Local) -> dict[str, Entry]:
@@ -316,11 +320,11 @@ def test_a_version_that_could_not_be_signed_never_was() -> None:
         publish(local)
         look(local, "", found("b"))
 
-        def fail(goal: Goal) -> SignedRecord:
+        def fail(record: ShareRecord) -> SignedRecord:
             raise ZeroDivisionError
 
         before = state_of(local)
         with pytest.raises(ZeroDivisionError):
-            local.publish("Docs", 2, True, False, fail)
+            local.publish(empty(2), True, False, fail)
         assert state_of(local) == before and set(entries_of(local)) == {"a"}
         assert publish(local) and set(entries_of(local)) == {"b"}

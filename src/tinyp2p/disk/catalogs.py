@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..core.catalog import EMPTY_HASH, bucket_hash, bucket_of, check_bucket, hash_entries, root_of, slot_of, slots_of, too_many
-from ..core.wire import SignedRecord, encode, encode_bucket
+from ..core.wire import ShareRecord, SignedRecord, encode, encode_bucket
 from ..core.wire import decode as decode_wire
 from ..errors import LocalError, WrongBytes
 from ..limits import HASH_SIZE, INDEX_BUDGET_ENTRIES, MAX_CHANGES_BYTES, REMOVED_KEPT
@@ -178,7 +178,7 @@ class Catalogs:
         return state
 
     def apply_changes(
-        self, state: CatalogState, entries: Sequence[Entry], removed: Sequence[tuple[str, int]], record: SignedRecord, goal: Goal
+        self, state: CatalogState, entries: Sequence[Entry], removed: Sequence[tuple[str, int]], signed: SignedRecord, record: ShareRecord
     ) -> bool:
         """Catch up by changes; False, and nothing changed, where they do not arrive at the signed root.
 
@@ -188,16 +188,16 @@ class Catalogs:
             db.execute("SAVEPOINT changes")
             _put(db, state.id, entries)
             db.executemany("DELETE FROM entry WHERE catalog = ? AND path = ?", [(state.id, path) for path, _ in removed])
-            kept = [(state.id, path, min(version, goal.version)) for path, version in removed]  # no root covers removals
+            kept = [(state.id, path, min(version, record.version)) for path, version in removed]  # no root covers removals
             db.executemany("INSERT OR REPLACE INTO removed VALUES (?, ?, ?)", kept)
             touched = [slot_of(entry.path) for entry in entries] + [slot_of(path) for path, _ in removed]
             (count,) = db.execute("SELECT count(*) FROM entry WHERE catalog = ?", (state.id,)).fetchone()
             # Counted first: a number of buckets that fits the entries is a price that hashing them all is worth.
-            hashes = rehash(db, state.id, state.bits, state.hashes, goal.bits, touched) if count == goal.entries else b""
-            if root_of(goal.bits, hashes) != goal.root:
+            hashes = rehash(db, state.id, state.bits, state.hashes, record.bits, touched) if count == record.entries else b""
+            if root_of(record.bits, hashes) != record.root:
                 db.execute("ROLLBACK TO changes")
                 return False
-            settle(db, state.id, goal, hashes, record, state.oldest if state.complete else goal.version)
+            settle(db, state.id, record, hashes, signed, state.oldest if state.complete else record.version)
         return True
 
     def apply_buckets(self, catalog: int, bits: int, buckets: Sequence[tuple[int, bytes, Sequence[Entry]]]) -> None:
@@ -218,13 +218,13 @@ class Catalogs:
             sql = "UPDATE catalog SET bits = ?, hashes = ?, entries = ?, complete = 0, record = NULL WHERE id = ?"
             db.execute(sql, (bits, bytes(fresh), count, catalog))
 
-    def settle(self, catalog: int, goal: Goal, hashes: bytes, record: SignedRecord) -> None:
+    def settle(self, catalog: int, record: ShareRecord, hashes: bytes, signed: SignedRecord) -> None:
         """All differing buckets are in; raises WrongBytes where they hold another number of entries than was signed."""
         with self.index.write() as db:
             (count,) = db.execute("SELECT count(*) FROM entry WHERE catalog = ?", (catalog,)).fetchone()
-            if count != goal.entries:
+            if count != record.entries:
                 raise WrongBytes("A catalog holds another number of entries than its record says.")
-            settle(db, catalog, goal, hashes, record, goal.version)
+            settle(db, catalog, record, hashes, signed, record.version)
 
     def drop(self, key: ShareKey) -> None:
         with self.index.write() as db:
@@ -233,18 +233,6 @@ class Catalogs:
                 db.execute(f"DELETE FROM {table} WHERE catalog = ?", row)
             if row:
                 db.execute("DELETE FROM catalog WHERE id = ?", row)
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """What a signed share record promises of its catalog."""
-
-    version: int
-    bits: int
-    root: bytes
-    entries: int
-    bytes: int
-    files: int = 0
 
 
 _E = ", ".join(f"e.{column.strip()}" for column in COLUMNS.split(","))
@@ -283,14 +271,14 @@ def rehash(db: sqlite3.Connection, catalog: int, old_bits: int, hashes: bytes, b
     return bytes(fresh)
 
 
-def settle(db: sqlite3.Connection, catalog: int, goal: Goal, hashes: bytes, record: SignedRecord, oldest: int) -> None:
+def settle(db: sqlite3.Connection, catalog: int, record: ShareRecord, hashes: bytes, signed: SignedRecord, oldest: int) -> None:
     """The catalog is now what its record says; removals are known above version `oldest`."""
     (kept,) = db.execute("SELECT count(*) FROM removed WHERE catalog = ?", (catalog,)).fetchone()
     if kept > REMOVED_KEPT:
-        oldest = goal.version
-    if oldest == goal.version:
+        oldest = record.version
+    if oldest == record.version:
         db.execute("DELETE FROM removed WHERE catalog = ?", (catalog,))
     db.execute(
         "UPDATE catalog SET version = ?, oldest = ?, bits = ?, hashes = ?, record = ?, entries = ?, bytes = ?, complete = 1, as_of = ? WHERE id = ?",
-        (goal.version, oldest, goal.bits, hashes, encode(record), goal.entries, goal.bytes, time.time(), catalog),
+        (record.version, oldest, record.bits, hashes, encode(signed), record.entries, record.bytes, time.time(), catalog),
     )

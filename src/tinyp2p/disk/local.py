@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from sqlite3 import Connection
 
+import msgspec
 from blake3 import blake3
 
 from ..core.catalog import root_of, slot_of
 from ..core.chunks import Manifest
-from ..core.wire import SignedRecord, bits_for
+from ..core.wire import ShareRecord, SignedRecord, bits_for
 from ..limits import MIB, VERSION_BLOCK
 from ..model import Cid, MemberId, ShareKey
-from .catalogs import UPSERT, Catalogs, Goal, rehash, settle
+from .catalogs import UPSERT, Catalogs, rehash, settle
 from .hasher import Hashed
 from .index import Index, from_column, to_column
 from .scan import Folder, Found
@@ -187,23 +188,24 @@ class Local:
             db.execute("UPDATE catalog SET oldest = version WHERE member = ? AND share = ?", (self.me, share))
 
     # --- publishing -------------------------------------------------------------------------------------------------
-    def publish(self, share: str, first_version: int, with_cids: bool, again: bool, sign: Callable[[Goal], SignedRecord]) -> SignedRecord | None:
-        """Make what changed the catalog's next version and sign its root; None where nothing changed, unless it is to be signed `again`."""
-        state = self.catalogs.open(ShareKey(self.me, share))
+    def publish(self, record: ShareRecord, with_cids: bool, again: bool, sign: Callable[[ShareRecord], SignedRecord]) -> SignedRecord | None:
+        """Make what changed the catalog's next version, the record's or above, and sign its root; None where nothing changed, unless `again`."""
+        state = self.catalogs.open(ShareKey(self.me, record.share))
         worst = CID_ONLY if with_cids else PATH_CHANGED
         with self.index.write() as db:
             touched = [slot for (slot,) in db.execute(f"SELECT slot FROM local WHERE {_CHOSEN}", (state.id, worst))]
             if not touched and state.complete and not again:
                 return None
-            last = self._move(db, state.id, first_version, worst, len(touched))
+            last = self._move(db, state.id, record.version, worst, len(touched))
             sums = "count(*), coalesce(sum(size), 0), coalesce(sum(type = 'f'), 0)"
             entries, size, files = db.execute(f"SELECT {sums} FROM entry WHERE catalog = ?", (state.id,)).fetchone()
             bits = bits_for(entries)
             hashes = rehash(db, state.id, state.bits, state.hashes, bits, touched)
-            goal = Goal(last, bits, root_of(bits, hashes), entries, size, files)
-            record = sign(goal)
-            settle(db, state.id, goal, hashes, record, state.oldest)
-        return record
+            stands = {"version": last, "root": root_of(bits, hashes), "bits": bits, "entries": entries, "bytes": size, "files": files}
+            record = msgspec.structs.replace(record, **stands)
+            signed = sign(record)
+            settle(db, state.id, record, hashes, signed, state.oldest)
+        return signed
 
     def _move(self, db: Connection, catalog: int, first_version: int, worst: int, count: int) -> int:
         """Carry the working copy's changes over into the entries; the last version used."""

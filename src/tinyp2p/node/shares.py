@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from ..core.catalog import EMPTY_ROOT
 from ..core.identity import SigningKey
 from ..core.members import Members, News, sign_share
 from ..core.wire import ShareRecord, SignedRecord
-from ..disk.catalogs import Catalogs, Goal
+from ..disk.catalogs import Catalogs
 from ..disk.hasher import Hasher
 from ..disk.local import Local, LocalFile
 from ..disk.notes import Notes
@@ -93,7 +94,7 @@ class Shares:
     def _tell_gone(self, record: ShareRecord) -> None:
         key = ShareKey(self.key.id, record.share)
         version = self.members.next_version(str(key), record.version)
-        self._keep(key, self._signed(record.share, record.audience, Goal(version, 0, EMPTY_ROOT, 0, 0), gone=True))
+        self._keep(key, sign_share(self.key, self._empty(record.share, record.audience, version, gone=True)))
 
     def _keep(self, key: ShareKey, signed: SignedRecord) -> None:
         self.members.set_my_share(signed)
@@ -127,16 +128,16 @@ class Shares:
             # A version that was made before a crash, and its record lost.
             behind |= known is not None and known.record.version < current
             again = behind or known is None or known.record.gone or sorted(known.record.audience) != sorted(share.audience)
-            work = (share.name, first_version, with_cids, again, lambda goal: self._signed(share.name, share.audience, goal))
-            signed = await self.local.index.in_turn(self.local.publish, *work)
+            record = self._empty(share.name, share.audience, first_version)
+            signed = await self.local.index.in_turn(self.local.publish, record, with_cids, again, partial(sign_share, self.key))
             if signed is not None:
                 if with_cids:
                     share.cids.wait()
                 self._keep(key, signed)
 
-    def _signed(self, share: str, audience: Sequence[str], goal: Goal, gone: bool = False) -> SignedRecord:
-        stands = (goal.version, goal.root, goal.bits, goal.entries, goal.bytes, gone, int(time.time()), goal.files)
-        return sign_share(self.key, ShareRecord(self.members.group_id, self.key.id, share, list(audience), *stands))
+    def _empty(self, share: str, audience: Sequence[str], version: int, gone: bool = False) -> ShareRecord:
+        """The record of a share without entries."""
+        return ShareRecord(self.members.group_id, self.key.id, share, list(audience), version, EMPTY_ROOT, 0, 0, 0, gone, int(time.time()))
 
     def file_changed(self, file: LocalFile) -> None:
         """A file was not what the catalog tells when it was read."""

@@ -18,7 +18,7 @@ from ..core import wire
 from ..core.catalog import bucket_hash, differing
 from ..core.members import Members, News
 from ..core.wire import Buckets, ShareRecord, SignedRecord, decode_share_record
-from ..disk.catalogs import Catalogs, CatalogState, Goal
+from ..disk.catalogs import Catalogs, CatalogState
 from ..errors import AnswerError, LocalError, Malformed, RemoteError, WrongBytes
 from ..limits import HASH_SIZE, MAX_BUCKET_BITS, MAX_BUCKET_BYTES, MAX_CHANGES_BYTES, MAX_JSON_BYTES, RETRY_FIRST_S, RETRY_MAX_S
 from ..model import Entry, MemberId, ShareKey
@@ -37,10 +37,6 @@ PULL_TIMEOUT_S = 120.0
 PULL_AGAIN_S = 0.5
 # A list that nobody could give in so many rounds is tried further, but no command waits for it.
 WAITED_FOR_ROUNDS = 2
-
-
-def goal_of(record: ShareRecord) -> Goal:
-    return Goal(record.version, record.bits, record.root, record.entries, record.bytes)
 
 
 @dataclass(slots=True)
@@ -227,7 +223,7 @@ class Sync:
         record = self._adopt(key, changes.record, connection.peer.member)
         if state.complete and record.version <= state.version:
             return False
-        work = (state, changes.entries, changes.removed, changes.record, goal_of(record))
+        work = (state, changes.entries, changes.removed, changes.record, record)
         if not await self.catalogs.index.in_turn(self.catalogs.apply_changes, *work):
             raise WrongBytes("The changes of a catalog do not make its signed root.")
         log.info("catalog changed share=%s version=%d entries=%d", key, record.version, len(changes.entries))
@@ -260,7 +256,7 @@ class Sync:
         if moved:
             state = await self.catalogs.index.in_turn(self.catalogs.open, key, record.entries)
             return await self._pull_changes(key, state, record.version, connection, base)
-        await self.catalogs.index.in_turn(self.catalogs.settle, state.id, goal_of(record), answer.hashes, answer.record)
+        await self.catalogs.index.in_turn(self.catalogs.settle, state.id, record, answer.hashes, answer.record)
         log.info("catalog fetched share=%s version=%d buckets=%d", key, record.version, len(numbers))
         return True
 
