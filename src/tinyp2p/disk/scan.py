@@ -102,22 +102,14 @@ def _compile(lines: list[str]) -> GitIgnoreSpec:
     # Costs 15 ms, which only shares with such a file shall pay.
     from pathspec import GitIgnoreSpec
 
-    try:
-        return GitIgnoreSpec.from_lines(lines)
-    except (ValueError, re.error):
-        return GitIgnoreSpec.from_lines([line for line in lines if _is_pattern(line)])
-
-
-def _is_pattern(line: str) -> bool:
-    from pathspec import GitIgnoreSpec
-
-    try:
-        GitIgnoreSpec.from_lines([line])
-    except (ValueError, re.error):
-        # As git does: a malformed line matches nothing.
-        log.warning("ignore_line_refused line=%r", line)
-        return False
-    return True
+    patterns = []
+    for line in lines:
+        try:
+            patterns += GitIgnoreSpec.from_lines([line]).patterns
+        except (ValueError, re.error):
+            # As git does: a malformed line matches nothing.
+            log.warning("ignore_line_refused line=%r", line)
+    return GitIgnoreSpec(patterns)
 
 
 def root_identity(root: str) -> tuple[int, int] | None:
