@@ -105,12 +105,13 @@ def test_damage_within_is_told_as_such(tmp_path: Path) -> None:
         assert "damaged" in error.message
 
 
-def test_an_index_of_a_newer_program_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 99])
+def test_an_index_of_another_version_is_left_alone(tmp_path: Path, version: int) -> None:
     path = tmp_path / "index.db"
     Index(str(path)).close()
     with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version = 99")
-    with pytest.raises(LocalError, match="newer"):
+        db.execute(f"PRAGMA user_version = {version}")
+    with pytest.raises(LocalError, match="another version"):
         Index(str(path))
 
 

@@ -122,19 +122,9 @@ def test_an_sqlite_without_trigrams_only_takes_longer(catalogs: Catalogs) -> Non
     agree(catalogs, QUERIES)
 
 
-def test_an_index_of_version_1_is_taken_over(tmp_path: Path) -> None:
-    path = str(tmp_path / "index.db")
-    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-    db = sqlite3.connect(path)
-    plain = index_module.ENTRY.replace(" AUTOINCREMENT", "").partition("CREATE TABLE searched")[0]
-    db.executescript(index_module.SCHEMA.replace(index_module.ENTRY, plain) + "PRAGMA user_version = 1;")
-    db.execute("INSERT INTO catalog VALUES (1, ?, ?, 0, 0, 0, x'', NULL, 1, 0, 0, 0)", (KEYS[0].member, KEYS[0].share))
-    db.execute("INSERT INTO entry VALUES (1, 1, 'Beach.jpg', 0, 'f', 1, 7, 420, 1, NULL, NULL)")
-    db.commit()
-    db.close()
-    catalogs = Catalogs(Index(path))
+def test_the_number_of_an_entry_that_is_gone_is_not_used_again(catalogs: Catalogs) -> None:
+    put(catalogs, KEYS[0], "Beach.jpg")
     catalogs.trigrams.catch_up()
-    assert found(catalogs, Query.parse(["beach"]), True) == [(KEYS[0], "Beach.jpg")]
     remove(catalogs, KEYS[0], "Beach.jpg")
     put(catalogs, KEYS[0], "other")
     assert catalogs.index.read().execute("SELECT id FROM entry").fetchall() == [(2,)]

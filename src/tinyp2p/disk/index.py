@@ -23,7 +23,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 SCHEMA_VERSION = 2
-ENTRY = """
+SCHEMA = """
+CREATE TABLE catalog (
+  id INTEGER PRIMARY KEY, member TEXT NOT NULL, share TEXT NOT NULL, version INTEGER NOT NULL, oldest INTEGER NOT NULL, bits INTEGER NOT NULL,
+  hashes BLOB NOT NULL, record BLOB, entries INTEGER NOT NULL, bytes INTEGER NOT NULL, complete INTEGER NOT NULL, as_of REAL NOT NULL,
+  UNIQUE (member, share));
 CREATE TABLE entry (
   id INTEGER PRIMARY KEY AUTOINCREMENT, catalog INTEGER NOT NULL, path TEXT NOT NULL, slot INTEGER NOT NULL, type TEXT NOT NULL,
   size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, mode INTEGER NOT NULL, version INTEGER NOT NULL, cid TEXT, target TEXT,
@@ -33,13 +37,7 @@ CREATE INDEX entry_version ON entry (catalog, version);
 CREATE INDEX entry_cid ON entry (cid, catalog) WHERE cid IS NOT NULL;
 CREATE TABLE searched (upto INTEGER NOT NULL, rows INTEGER NOT NULL);
 INSERT INTO searched VALUES (0, 0);
-"""
-SCHEMA = f"""
-CREATE TABLE catalog (
-  id INTEGER PRIMARY KEY, member TEXT NOT NULL, share TEXT NOT NULL, version INTEGER NOT NULL, oldest INTEGER NOT NULL, bits INTEGER NOT NULL,
-  hashes BLOB NOT NULL, record BLOB, entries INTEGER NOT NULL, bytes INTEGER NOT NULL, complete INTEGER NOT NULL, as_of REAL NOT NULL,
-  UNIQUE (member, share));
-{ENTRY}CREATE TABLE removed (catalog INTEGER NOT NULL, path TEXT NOT NULL, version INTEGER NOT NULL, PRIMARY KEY (catalog, path)) WITHOUT ROWID;
+CREATE TABLE removed (catalog INTEGER NOT NULL, path TEXT NOT NULL, version INTEGER NOT NULL, PRIMARY KEY (catalog, path)) WITHOUT ROWID;
 CREATE TABLE local (
   id INTEGER PRIMARY KEY, catalog INTEGER NOT NULL, path TEXT NOT NULL, parent INTEGER NOT NULL, slot INTEGER NOT NULL, type TEXT NOT NULL,
   size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, mode INTEGER NOT NULL, inode INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, target TEXT,
@@ -62,11 +60,6 @@ CREATE TABLE invited (invite TEXT NOT NULL, member TEXT NOT NULL, certificate BL
 CREATE TABLE served (share TEXT NOT NULL, member TEXT NOT NULL, cid TEXT NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (share, member, cid))
   WITHOUT ROWID;
 CREATE TABLE job (id INTEGER PRIMARY KEY, request BLOB NOT NULL, at REAL NOT NULL);
-"""
-# Version 1 used the number of an entry again once it was gone.
-FROM_1 = f"""
-ALTER TABLE entry RENAME TO before; DROP INDEX entry_slot; DROP INDEX entry_version; DROP INDEX entry_cid;
-{ENTRY} INSERT INTO entry SELECT * FROM before; DROP TABLE before;
 """
 NETWORK_FILESYSTEMS = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "ncpfs", "ceph", "glusterfs"))
 MOUNTS = "/proc/self/mounts"
@@ -137,10 +130,11 @@ class Index:
 
     def _make_schema(self) -> None:
         (version,) = self._writer.execute("PRAGMA user_version").fetchone()
-        if version < SCHEMA_VERSION:
-            self._writer.executescript(f"BEGIN IMMEDIATE; {FROM_1 if version else SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        if version == 0:
+            self._writer.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
         elif version != SCHEMA_VERSION:
-            raise LocalError(f"The index {self.path} was made by a newer tinyp2p.", "Install the newest version of tinyp2p.")
+            hint = "Install the newest version of tinyp2p, or else delete the index; it is built again."
+            raise LocalError(f"The index {self.path} was made by another version of tinyp2p.", hint)
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
