@@ -102,23 +102,6 @@ def test_patterns(pattern: str, share: str, path: str, matches: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "share", "path", "matches"),
-    [
-        ("Photos", "Photos", "a/b", True),
-        ("Photo", "Photos", "a/b", False),
-        ("beach", "Photos", "x/Beach/a.jpg", True),
-        ("beach", "Photos", "x/beach.jpg", False),
-        ("photos/2004", "Photos", "2004/a.jpg", True),
-        ("photos/2004", "Photos", "20045/a.jpg", False),
-        ("photos/", "Photos", "a.jpg", True),
-        ("b*", "Photos", "beach", True),
-    ],
-)
-def test_whole_names(pattern: str, share: str, path: str, matches: bool) -> None:
-    assert Query.parse([pattern], whole=True).matches(share, path) is matches
-
-
-@pytest.mark.parametrize(
     ("regex", "share", "path", "matches"),
     [
         (r"\.jpe?g$", "Photos", "a.JPEG", True),
@@ -302,10 +285,10 @@ def test_literals_of_a_regex_exclude_no_match(regex: str, path: str) -> None:
 
 
 @steady
-@given(patterns | paths, st.booleans(), paths)
-def test_required_excludes_no_match_and_unicode_form_does_not_count(pattern: str, whole: bool, path: str) -> None:
+@given(patterns | paths, paths)
+def test_required_excludes_no_match_and_unicode_form_does_not_count(pattern: str, path: str) -> None:
     share = "Photos"
-    query = Query.parse([pattern], whole=whole)
+    query = Query.parse([pattern])
     matches = query.matches(share, path)
     if matches and query.required is not None:
         assert query.required.isascii()
@@ -314,7 +297,7 @@ def test_required_excludes_no_match_and_unicode_form_does_not_count(pattern: str
         assert query.matches(share, path + "/deeper/still")
         assert all(literal in search_text(f"{share}/{path}") for literal in query.literals)
     assert query.matches(share, unicodedata.normalize("NFD", path)) == matches
-    assert Query.parse([unicodedata.normalize("NFD", pattern)], whole=whole).matches(share, path) == matches
+    assert Query.parse([unicodedata.normalize("NFD", pattern)]).matches(share, path) == matches
 
 
 @pytest.mark.parametrize(

@@ -239,9 +239,8 @@ def _is_text(data: bytes) -> bool:
 def pattern(data: bytes) -> None:
     """A pattern and a path that it is tried on; a regular expression is only read, since its own may be as slow as one likes."""
     first, _, second = data.decode("utf-8", "replace").partition("\n")
-    for whole in (False, True):
-        with contextlib.suppress(UsageError):
-            Query.parse([first], whole=whole).matches("Share", second)
+    with contextlib.suppress(UsageError):
+        Query.parse([first]).matches("Share", second)
     with contextlib.suppress(UsageError):
         Query.parse([], regex=first)
     parse_place(first)

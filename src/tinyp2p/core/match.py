@@ -44,25 +44,20 @@ _looks_at_end = re.compile(r"[$\\]|\(\?|[*+?}]\+")
 class Query:
     """What find and get look for; `literals` are ASCII texts in lower case that `search_text` of SHARE/PATH contains, all of them, of each match."""
 
-    patterns: tuple[str, ...]
-    regex: str | None
     literals: tuple[str, ...]
     _tests: tuple[_Test, ...] = field(repr=False, compare=False)
 
     @classmethod
-    def parse(cls, patterns: Sequence[str], regex: str | None = None, whole: bool = False) -> Query:
-        """A query for entries that match any of these, for all entries if there are none; raises UsageError.
-
-        With `whole` a pattern without glob characters equals a name (or SHARE/PATH if it has a slash) instead of being a part of it.
-        """
+    def parse(cls, patterns: Sequence[str], regex: str | None = None) -> Query:
+        """A query for entries that match any of these, for all entries if there are none; raises UsageError."""
         if regex == "" or any(not pattern.strip() for pattern in patterns):
             # More likely an unset variable of a script than the wish to have everything.
             raise UsageError("A pattern is empty.", "For everything write '*'.")
-        parsed = [_parse_pattern(pattern, whole) for pattern in patterns]
+        parsed = [_parse_pattern(pattern) for pattern in patterns]
         if regex is not None:
             parsed.append((_regex_test(regex), _regex_literals(regex)))
         literals = _ascii_run.findall(parsed[0][1].lower()) if len(parsed) == 1 else []
-        return cls(tuple(patterns), regex, tuple(literals), tuple(test for test, _ in parsed))
+        return cls(tuple(literals), tuple(test for test, _ in parsed))
 
     @property
     def required(self) -> str | None:
@@ -103,22 +98,20 @@ def _share_path(share: str, path: str) -> str:
     return f"{share}/{path}" if path else share
 
 
-def _parse_pattern(pattern: str, whole: bool) -> tuple[_Test, str]:
+def _parse_pattern(pattern: str) -> tuple[_Test, str]:
     """The pattern's test and the texts it cannot do without, a line each."""
     sensitive = any(character.isupper() for character in pattern)
     pattern = _comparable(pattern, sensitive)
     is_glob = any(match.lastgroup != "literal" for match in _token.finditer(pattern))
-    required = "".join(match["literal"] or "\n" for match in _token.finditer(pattern.strip("/") if is_glob or whole else pattern))
-    if not is_glob and not whole:
+    required = "".join(match["literal"] or "\n" for match in _token.finditer(pattern.strip("/") if is_glob else pattern))
+    if not is_glob:
         # What stands in a directory's name also stands in the names of its contents.
         return lambda share, path: pattern in _comparable(_share_path(share, path), sensitive), required
     if "/" in pattern:
         prefix = _compile_glob(pattern.strip("/"))
         return lambda share, path: prefix(_comparable(_share_path(share, path), sensitive)) is not None, required
     name = _compile_glob("**/" + re.sub(r"\*+", "*", pattern))
-    if is_glob:
-        return lambda _, path: name(_comparable(path, sensitive)) is not None, required
-    return lambda share, path: name(_comparable(_share_path(share, path), sensitive)) is not None, required
+    return lambda _, path: name(_comparable(path, sensitive)) is not None, required
 
 
 def _compile_glob(pattern: str) -> Callable[[str], re.Match[str] | None]:
