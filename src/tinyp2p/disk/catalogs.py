@@ -58,9 +58,10 @@ class Catalogs:
         row = self.index.read().execute("SELECT version, complete FROM catalog WHERE member = ? AND share = ?", key_of(key)).fetchone()
         return (row[0], bool(row[1])) if row else None
 
-    def id_of(self, key: ShareKey) -> int | None:
+    def id_of(self, key: ShareKey) -> int:
+        """The catalog's number; 0, which is nothing's, where nothing of it is here."""
         row = self.index.read().execute("SELECT id FROM catalog WHERE member = ? AND share = ?", key_of(key)).fetchone()
-        return int(row[0]) if row else None
+        return int(row[0]) if row else 0
 
     def states(self) -> list[CatalogState]:
         return [_state(row) for row in self.index.read().execute("SELECT * FROM catalog")]
@@ -104,12 +105,10 @@ class Catalogs:
 
     def below(self, key: ShareKey, path: str) -> Iterator[Entry]:
         """An entry and all that lies below it; with an empty path the whole share."""
-        catalog = self.id_of(key)
         entry = self.entry(key, path) if path else None
         if entry is not None:
             yield entry
-        if catalog is not None:
-            yield from self._pages(catalog, *((f"{path}/", f"{path}0") if path else ("", None)))
+        yield from self._pages(self.id_of(key), *((f"{path}/", f"{path}0") if path else ("", None)))
 
     def _pages(self, catalog: int, low: str = "", high: str | None = None, where: str = "1", values: Sequence[str] = ()) -> Iterator[Entry]:
         """Entries above `low` in the order of their paths; read page by page, so that neither memory nor a transaction is held meanwhile."""

@@ -62,13 +62,11 @@ class Local:
         self.me = me
 
     def catalog_id(self, share: str) -> int:
-        key = ShareKey(self.me, share)
-        known = self.catalogs.id_of(key)
-        return known if known is not None else self.catalogs.open(key).id
+        return self._known_id(share) or self.catalogs.open(ShareKey(self.me, share)).id
 
     def _known_id(self, share: str) -> int:
-        """The catalog's number, 0 (nothing's) where the share is not here: looking makes none."""
-        return self.catalogs.id_of(ShareKey(self.me, share)) or 0
+        """The catalog's number, 0 where the share is not here: looking makes none."""
+        return self.catalogs.id_of(ShareKey(self.me, share))
 
     # --- the folder -------------------------------------------------------------------------------------------------
     def root_of(self, share: str) -> tuple[int, int] | None:
@@ -137,7 +135,7 @@ class Local:
                 identity = (done.size, done.mtime_ns, done.ctime_ns, to_column(done.inode))
                 cursor = db.execute(_HASHED, (manifest.cid, manifest.cid, catalog, path, *identity))
                 if cursor.rowcount and done.size > MIB:
-                    db.execute("INSERT OR IGNORE INTO manifest VALUES (?, ?, ?)", (manifest.cid, done.size, done.hashes))
+                    db.execute(_MANIFEST, (manifest.cid, done.size, done.hashes))
                 kept += cursor.rowcount
         return kept
 
@@ -153,8 +151,7 @@ class Local:
     def keep_manifest(self, manifest: Manifest) -> None:
         """Remember a verified manifest, to answer for parts of the file and to resume without asking."""
         if manifest.size_bytes > MIB:
-            sql = "INSERT OR IGNORE INTO manifest VALUES (?, ?, ?)"
-            self.index.later(self.index.execute, sql, manifest.cid, manifest.size_bytes, manifest.hashes)
+            self.index.later(self.index.execute, _MANIFEST, manifest.cid, manifest.size_bytes, manifest.hashes)
 
     # --- looking up -------------------------------------------------------------------------------------------------
     def files_of(self, cid: Cid) -> list[LocalFile]:
@@ -222,6 +219,7 @@ class Local:
         return first_version + max(count - 1, 0) // VERSION_BLOCK
 
 
+_MANIFEST = "INSERT OR IGNORE INTO manifest VALUES (?, ?, ?)"
 _CHOSEN = "catalog = ? AND dirty > 0 AND dirty <= ?"
 _PUT = """
 INSERT INTO local (catalog, path, parent, slot, type, size, mtime_ns, mode, inode, ctime_ns, target, dirty, cid, gone)
