@@ -26,14 +26,12 @@ log = logging.getLogger(__name__)
 FOLDERS_AT_ONCE = 64
 RESCAN_REST_MAX_S = 1.0
 WALK_AGAIN_S = 15.0
-
-
 HASH_FILES = 512
 HASH_BYTES = 64 * MIB
 
 
 @dataclass(slots=True)
-class Pace:
+class Pause:
     """When something is due again: each time after twice as long."""
 
     wait_s: float
@@ -64,11 +62,11 @@ class OwnShare:
     left_out: dict[str, int] = field(default_factory=dict)
     unreadable: dict[str, int] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    paths: Pace = field(default_factory=lambda: Pace(PUBLISH_INTERVAL_S))
-    cids: Pace = field(default_factory=lambda: Pace(CID_BATCH_FIRST_S))
+    paths: Pause = field(default_factory=lambda: Pause(PUBLISH_INTERVAL_S))
+    cids: Pause = field(default_factory=lambda: Pause(CID_BATCH_FIRST_S))
     publishing: asyncio.Lock = field(default_factory=asyncio.Lock)
     hash_wanted: bool = True
-    resting: dict[str, Pace] = field(default_factory=dict)
+    resting: dict[str, Pause] = field(default_factory=dict)
     marked: set[str] = field(default_factory=set)
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     too_many: asyncio.Event = field(default_factory=asyncio.Event)
@@ -188,7 +186,7 @@ class OwnShare:
                     self.ignore = None  # so that the next look at the root becomes a walk
                     self.tasks.create_task(self._mark_later(WALK_AGAIN_S, [""]))
             if not self.scanned.is_set():
-                self.paths = Pace(0)  # who is told that a folder is shared shall find it
+                self.paths = Pause(0)  # who is told that a folder is shared shall find it
                 await self._try_to_publish()
                 self.scanned.set()
             self.on_change()
@@ -290,7 +288,7 @@ class OwnShare:
         # What was due and not tried is there no more.
         self.resting = {path: rest for path, rest in self.resting.items() if rest.due_s > began_s}
         if beyond:
-            self.cids = Pace(CID_BATCH_FIRST_S)
+            self.cids = Pause(CID_BATCH_FIRST_S)
             self.changed.set()
 
     async def _hash_batch(self, batch: list[str]) -> None:
@@ -301,7 +299,7 @@ class OwnShare:
             if result is not None:
                 self.resting.pop(path, None)
             else:
-                self.resting.setdefault(path, Pace(CID_BATCH_FIRST_S)).wait()
+                self.resting.setdefault(path, Pause(CID_BATCH_FIRST_S)).wait()
                 self.mark({path.rpartition("/")[0]})
         if self.cids.is_due():
             self.changed.set()
