@@ -262,7 +262,7 @@ class Sharer:
         self.index = Index(str(home / "index.db"))
         self.catalogs = Catalogs(self.index)
         self.local = Local(self.index, self.catalogs, ME.id)
-        self.shares = Shares(ME.key, ME.members(), self.catalogs, self.local, Notes(self.index), lambda news: None)
+        self.shares = Shares(ME.key, ME.members(), self.catalogs, self.local, Notes(self.index), lambda news: None, asyncio.create_task)
         self.hasher = FakeHasher()
         self.shares._hasher = cast(Any, self.hasher)
         self.task = asyncio.create_task(self.shares.run())
@@ -277,8 +277,10 @@ class Sharer:
                 await asyncio.sleep(0.02)
 
     async def close(self) -> None:
-        self.task.cancel()
-        await asyncio.wait([self.task, *self.shares._tasks.values()])
+        tasks = [self.task, *self.shares._tasks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
         self.index.close()
 
 

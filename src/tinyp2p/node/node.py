@@ -105,7 +105,7 @@ class Node:
         self.keeping = Keeping(self.home, self.group, self.members, self.notes, self.dialer, self.gossip)
         self.nearby = Nearby(self.group.secret, self.gossip)
         self.sync = Sync(self.members, self.catalogs, self.dialer, self.gossip.presence)
-        self.shares = Shares(self.key, self.members, self.catalogs, self.local, self.notes, self.gossip.tell)
+        self.shares = Shares(self.key, self.members, self.catalogs, self.local, self.notes, self.gossip.tell, self.spawn)
         self.content = Content(self.me, self.members, self.catalogs, self.local, self._root_of, Rate(self.limit_rate))
         self.search = Search(self.me, self.members, self.catalogs, self.gossip.presence)
         self.admitting = Admitting(self.group, self.me, self.members, self.notes, self.dialer)
@@ -217,10 +217,11 @@ class Node:
         if self.listens:
             self.spawn(self._housekeeping())
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._fell)
+        return task
 
     def spawn_notices(self, events: AsyncIterator[Event]) -> None:
         """Let an operation's events come among the member's own."""

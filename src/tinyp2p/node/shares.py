@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
+from typing import Any
 
 from ..core.catalog import EMPTY_ROOT
 from ..core.identity import SigningKey
@@ -19,20 +20,24 @@ from ..disk.watch import watch_limit
 from ..model import MemberId, ShareKey
 from .own_share import OwnShare
 
+Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+
 
 class Shares:
     """All my shares."""
 
-    def __init__(self, key: SigningKey, members: Members, catalogs: Catalogs, local: Local, notes: Notes, tell: Callable[[News], object]) -> None:
+    def __init__(
+        self, key: SigningKey, members: Members, catalogs: Catalogs, local: Local, notes: Notes, tell: Callable[[News], object], spawn: Spawn
+    ) -> None:
         self.key = key
         self.members = members
         self.catalogs = catalogs
         self.local = local
         self.notes = notes
         self.tell = tell
+        self.spawn = spawn  # whose work must never end by itself
         self.own: dict[str, OwnShare] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._hasher = Hasher()
 
     # --- adding and ending ------------------------------------------------------------------------------------------
@@ -43,15 +48,8 @@ class Shares:
         if known and not known.record.gone and sorted(known.record.audience) != sorted(audience):
             self._tell_gone(known.record)
             self.notes.later(self.local.forget_removed, name)
-        task = self._tasks[name] = asyncio.create_task(share.run())
-        task.add_done_callback(self._ended)
+        self._tasks[name] = self.spawn(share.run())
         return share
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        """A share must never end by itself: `run` fails with it."""
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not self._failure.done():
-            self._failure.set_exception(error)
 
     def _may_watch(self, share: OwnShare) -> bool:
         """Whether the system can watch this share's folders besides those of the others."""
@@ -103,13 +101,11 @@ class Shares:
 
     # --- publishing -------------------------------------------------------------------------------------------------
     async def run(self) -> None:
-        """Until cancelled, or until a share fails."""
+        """Keep the hasher at hand until cancelled."""
         await self._hasher.start()
         try:
-            await self._failure
+            await asyncio.Event().wait()
         finally:
-            for task in self._tasks.values():
-                task.cancel()
             await self._hasher.close()
 
     async def publish(self, share: OwnShare) -> None:
