@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,6 @@ from hypothesis import strategies as st
 from tests.core.people import person
 
 from tinyp2p.core.match import Query
-from tinyp2p.disk import index as index_module
 from tinyp2p.disk import trigrams as trigrams_module
 from tinyp2p.disk.catalogs import Catalogs, _put
 from tinyp2p.disk.index import Index

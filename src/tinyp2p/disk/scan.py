@@ -102,14 +102,14 @@ def _compile(lines: list[str]) -> GitIgnoreSpec:
     # Costs 15 ms, which only shares with such a file shall pay.
     from pathspec import GitIgnoreSpec
 
-    patterns = []
+    specs = []
     for line in lines:
         try:
-            patterns += GitIgnoreSpec.from_lines([line]).patterns
+            specs.append(GitIgnoreSpec.from_lines([line]))
         except (ValueError, re.error):
             # As git does: a malformed line matches nothing.
             log.warning("ignore_line_refused line=%r", line)
-    return GitIgnoreSpec(patterns)
+    return GitIgnoreSpec([pattern for spec in specs for pattern in spec.patterns])
 
 
 def root_identity(root: str) -> tuple[int, int] | None:
