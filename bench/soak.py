@@ -23,8 +23,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tinyp2p.core.group import Group, Subject, server_name
+from tinyp2p.core.group import Group, server_name
 from tinyp2p.core.identity import SigningKey, der_of, pem_of
+from tinyp2p.model import Peer
 
 from .crowd import FILE_BYTES, FILES, MIB, PAUSE_S, Door, Tally, asked, crowded, in_loop, many_files, requests
 
@@ -104,7 +105,7 @@ def door_of(member: Member, members: int) -> Door:
     cards.mkdir(mode=0o700)
     for number in range(members):
         own = SigningKey(os.urandom(32))
-        (cards / f"{number}.crt").write_bytes(pem_of(group.certify(Subject(own.public, "member", own.id))))
+        (cards / f"{number}.crt").write_bytes(pem_of(group.certify(Peer(own.id, "member", admitted_by=own.id))))
         (cards / f"{number}.key").write_bytes(own.pem())
     return Door(member.host, member.port, server_name(secret), member.id, certificate, cards, tuple(member.cids()))
 

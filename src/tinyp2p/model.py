@@ -12,6 +12,7 @@ MemberId = NewType("MemberId", str)
 Cid = NewType("Cid", str)
 
 Role = Literal["keyholder", "member", "guest", "invite", "former"]  # former: of the group as it was before a new key
+NEVER_S = 253_402_300_799.0  # the last second of the year 9999
 MEMBER_ROLES: frozenset[Role] = frozenset(("keyholder", "member", "guest"))
 
 EntryType = Literal["f", "d", "l"]
@@ -56,13 +57,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The other end of a connection, read from the certificate that TLS verified."""
+    """What a certificate says of its holder: the other end of a connection, or whoever is to be let in."""
 
     member: MemberId
     role: Role
-    expires: float
-    invite: str
-    admitted_by: str
+    expires: float = NEVER_S
+    invite: str = ""  # by which it came; of an invite itself, what it is good for
+    admitted_by: str = ""
     shares: frozenset[str] = frozenset()  # MEMBERID/SHARE that a guest may see
 
     @property

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 
 import msgspec
 
 from tinyp2p.core.catalog import EMPTY_ROOT
-from tinyp2p.core.group import END, Group, Subject
+from tinyp2p.core.group import Group
 from tinyp2p.core.identity import SigningKey
 from tinyp2p.core.members import Members, sign_member, sign_share
 from tinyp2p.core.wire import MemberRecord, ShareRecord, SignedRecord
-from tinyp2p.model import MemberId, Role
+from tinyp2p.model import NEVER_S, MemberId, Peer, Role
 
 
 def make_group(number: int = 1, name: str = "friends") -> Group:
@@ -50,9 +49,9 @@ class Person:
         return sign_share(self.key, msgspec.structs.replace(record, **changed))
 
 
-def person(number: int, role: Role = "member", group: Group = GROUP, detail: str = "", expires: datetime = END) -> Person:
+def person(number: int, role: Role = "member", group: Group = GROUP, detail: str = "", expires: float = NEVER_S) -> Person:
     key = SigningKey(bytes([number, 7]) * 16)
-    return Person(key, group.certify(Subject(key.public, role, group.id, detail, expires)), group)
+    return Person(key, group.certify(Peer(key.id, role, expires, detail, group.id)), group)
 
 
 def forged(signed: SignedRecord, old: bytes, new: bytes) -> SignedRecord:

@@ -34,7 +34,7 @@ def request(invite: Invite = INVITE, key: SigningKey = JOINER) -> Joining:
 
 def test_a_request_says_who_asks_and_by_which_invite() -> None:
     joining = request()
-    assert joining == Joining(Peer(INVITE.id, "invite", END_S, "2", HOLDER.id), 2, "member", JOINER.public, JOINER.id)
+    assert joining == Joining(Peer(INVITE.id, "invite", END_S, "2", HOLDER.id), 2, "member", JOINER.id)
 
 
 def test_a_joiner_gets_a_certificate_that_names_its_invite_and_its_keyholder() -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from tinyp2p.cli.link import events
-from tinyp2p.core.group import Group, Subject, server_name
+from tinyp2p.core.group import Group, server_name
 from tinyp2p.core.identity import SigningKey, pem_of
 from tinyp2p.core.invite import Invite
 from tinyp2p.disk.home import Home as Folder
+from tinyp2p.model import Peer
 
 from .peers import Home
 
@@ -66,7 +67,7 @@ def card_of_invite(text: str, folder: Path) -> Card:
 def card_of_stranger(folder: Path, name: str) -> Card:
     """From a group that the stranger made himself."""
     group, key = Group.from_seed("other", bytes(32), bytes(32)), SigningKey(bytes(range(32)))
-    return _written(folder / "stranger", group.certify(Subject(key.public, "keyholder", key.id)), key, name)
+    return _written(folder / "stranger", group.certify(Peer(key.id, "keyholder", admitted_by=key.id)), key, name)
 
 
 def _written(place: Path, certificate: bytes, key: SigningKey, name: str) -> Card:

@@ -19,7 +19,6 @@ from tests.core.people import GROUP, Person, person
 from tinyp2p.core import members as members_module
 from tinyp2p.core.admission import sign_request
 from tinyp2p.core.chunks import Bitmap, Manifest, chunk_hash
-from tinyp2p.core.group import Subject
 from tinyp2p.core.identity import SigningKey
 from tinyp2p.core.invite import Invite
 from tinyp2p.core.wire import (
@@ -58,7 +57,7 @@ ME, ANNA, BEN, CARL = person(1, "keyholder"), person(2), person(3), person(4)
 def made_up(number: int) -> Person:
     """A member that a keyholder invented."""
     key = SigningKey(number.to_bytes(32, "big"))
-    return Person(key, GROUP.certify(Subject(key.public, "keyholder", ME.id)), GROUP)
+    return Person(key, GROUP.certify(Peer(key.id, "keyholder", admitted_by=ME.id)), GROUP)
 
 
 def peak_of(work: Any) -> int:

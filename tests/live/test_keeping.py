@@ -146,16 +146,15 @@ def test_a_guest_sees_the_shares_named_until_its_end(peers: Peers, tmp_path: Pat
 
 def expired_card(home: Home, folder: Path) -> raw.Card | None:
     """A guest's card that has run out, made with the group's key as its keyholder would have; TLS itself refuses it."""
-    from datetime import UTC, datetime
-
-    from tinyp2p.core.group import Group, Subject
+    from tinyp2p.core.group import Group
     from tinyp2p.core.identity import SigningKey
+    from tinyp2p.model import Peer
 
     place = raw.place(home)
     group_key = SigningKey.from_pem((place / "group.key").read_bytes())
     group = Group.from_seed("g", group_key.seed, bytes.fromhex((place / "group.secret").read_text()))
     key = SigningKey(os.urandom(32))
-    certificate = group.certify(Subject(key.public, "guest", group_key.id, "x" * 8, datetime(2020, 1, 1, tzinfo=UTC)))
+    certificate = group.certify(Peer(key.id, "guest", 1_577_836_800, "x" * 8, group_key.id))
     card = raw._written(folder / "expired", certificate, key, group.server_name)
     with pytest.raises(OSError):
         ask(home.running[0].event("ready")["address"], card, "GET", "/v1/hello")

@@ -18,13 +18,13 @@ from tests.model_catalog import Catalog
 
 from tinyp2p.core import wire
 from tinyp2p.core.catalog import bucket_hash, differing
-from tinyp2p.core.group import Group, Subject
+from tinyp2p.core.group import Group
 from tinyp2p.core.identity import SigningKey
 from tinyp2p.core.members import Members, News, sign_member, sign_share
 from tinyp2p.core.wire import Buckets, Changes, Gossip, GossipAnswer, MemberRecord, ShareRecord, SignedRecord
 from tinyp2p.errors import AnswerError, ConnectionLost, Malformed, RemoteError, WrongBytes
 from tinyp2p.limits import GOSSIP_FANOUT, GOSSIP_INTERVAL_S, HASH_SIZE, PUSH_ALL_BELOW, RETRY_FIRST_S
-from tinyp2p.model import Entry, MemberId, ShareKey
+from tinyp2p.model import Entry, MemberId, Peer, ShareKey
 
 LATENCY_S = (0.01, 0.1)
 LOSS_NOTICED_S = 1.0
@@ -174,7 +174,7 @@ class Node:
         self.name = f"member {self.number}"
         self.key = SigningKey(self.number.to_bytes(32, "big"))
         self.id = self.key.id
-        self.certificate = self.group.certify(Subject(self.key.public, "member", self.group.id))
+        self.certificate = self.group.certify(Peer(self.key.id, "member", admitted_by=self.group.id))
         self.address = f"host{self.number}:22004"
         self.members = Members(self.group.public, self.group.id, self.id, self.boot)
         self.catalogs: dict[ShareKey, Held] = {}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 
 from ..errors import Malformed, Refused
-from ..model import MemberId, Peer, Role
-from .group import Group, Subject, check_certificate
+from ..model import NEVER_S, MemberId, Peer, Role
+from .group import Group, check_certificate
 from .identity import ROLES, SigningKey, is_signed, member_id, public_bytes
 
 JOIN_DOMAIN = b"tinyp2p 1 join\n"
@@ -40,12 +39,11 @@ def may_ask(peer: Peer, path: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Joining:
-    """A checked request to be let in: the invite and the key that asks."""
+    """A checked request to be let in: the invite and who asks."""
 
     invite: Peer
     uses: int
     role: Role
-    public: bytes
     member: MemberId
 
 
@@ -63,7 +61,7 @@ def check_request(group_public: bytes, certificate: bytes, public: bytes, proof:
         raise Malformed("This is not the certificate of an invite.")
     if not is_signed(public, proof, JOIN_DOMAIN + invite_public) or not is_signed(invite_public, signature, JOIN_DOMAIN + public):
         raise Malformed("A request to join is not signed by its invite.")
-    return Joining(invite, int(good_for[1]), ROLES[good_for[2] or "member"], public, member_id(public))
+    return Joining(invite, int(good_for[1]), ROLES[good_for[2] or "member"], member_id(public))
 
 
 def admit(group: Group, joining: Joining, used: int, keyholder: MemberId, revoked: Container[str], now_s: float) -> bytes:
@@ -77,7 +75,6 @@ def admit(group: Group, joining: Joining, used: int, keyholder: MemberId, revoke
         raise Refused("This member has been put out of the group.", "Ask for a new invite, and join anew.")
     if used >= joining.uses:
         raise Refused("This invite is used up.", "Ask its sender for another.")
-    subject = Subject(joining.public, joining.role, keyholder, joining.invite.member)
-    if joining.role == "guest":
-        subject = replace(subject, expires=datetime.fromtimestamp(joining.invite.expires, UTC), shares=tuple(sorted(joining.invite.shares)))
-    return group.certify(subject)
+    invite = joining.invite
+    expires, shares = (invite.expires, invite.shares) if joining.role == "guest" else (NEVER_S, frozenset[str]())
+    return group.certify(Peer(joining.member, joining.role, expires, invite.member, keyholder, shares))

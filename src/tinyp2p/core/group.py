@@ -20,12 +20,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ..errors import Malformed, Refused
 from ..limits import ARGON2_MEMORY_KIB, ARGON2_PASSES, PASSWORD_SCORE, SERVER_DOMAIN
-from ..model import GroupId, MemberId, Peer, Role
+from ..model import NEVER_S, GroupId, Peer
 from .chunks import b32
-from .identity import SHARE_URI, SigningKey, is_signed, read_certificate
+from .identity import SHARE_URI, SigningKey, is_signed, public_bytes, read_certificate
 
 BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
-END = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+END = datetime.fromtimestamp(NEVER_S, UTC)
 _ALGORITHM = bytes.fromhex("300506032b6570")  # Ed25519
 TAKE_WORDS = "Take four or more words that do not belong together."
 ISSUER = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tinyp2p group")])
@@ -61,30 +61,17 @@ def group_builder(group_public: bytes) -> x509.CertificateBuilder:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What a certificate is to say: `detail` is the invite id, or what an invite is good for; `shares` (MEMBERID/SHARE) what a guest may see."""
-
-    public: bytes
-    role: Role
-    admitted_by: MemberId
-    detail: str = ""
-    expires: datetime = END
-    shares: tuple[str, ...] = ()
-
-
-def member_builder(group_public: bytes, subject: Subject) -> x509.CertificateBuilder:
+def member_builder(group_public: bytes, peer: Peer) -> x509.CertificateBuilder:
     """A member's or invite's certificate but for its signature."""
-    attributes = [(NameOID.COMMON_NAME, b32(subject.public)), (NameOID.ORGANIZATIONAL_UNIT_NAME, subject.role)]
-    if subject.detail:
-        attributes.append((NameOID.SERIAL_NUMBER, subject.detail))
-    attributes.append((NameOID.DN_QUALIFIER, subject.admitted_by))
-    shares = [x509.UniformResourceIdentifier(SHARE_URI + quote(share)) for share in subject.shares]
-    serial = int.from_bytes(blake3(subject.public + subject.role.encode()).digest()[:8], "big") >> 1 or 1
-    name = x509.Name([x509.NameAttribute(oid, value) for oid, value in attributes])
+    public, expires = public_bytes(peer.member), datetime.fromtimestamp(peer.expires, UTC)
+    who = [(NameOID.COMMON_NAME, peer.member), (NameOID.ORGANIZATIONAL_UNIT_NAME, peer.role)]
+    came = [(NameOID.SERIAL_NUMBER, peer.invite), (NameOID.DN_QUALIFIER, peer.admitted_by)]
+    shares = [x509.UniformResourceIdentifier(SHARE_URI + quote(share)) for share in sorted(peer.shares)]
+    serial = int.from_bytes(blake3(public + peer.role.encode()).digest()[:8], "big") >> 1 or 1
+    name = x509.Name([x509.NameAttribute(oid, value) for oid, value in [*who, *came] if value])
     return (
-        x509.CertificateBuilder(ISSUER, name, Ed25519PublicKey.from_public_bytes(subject.public), serial, BEGINNING, subject.expires)
-        .add_extension(x509.SubjectKeyIdentifier(key_identifier(subject.public)), critical=False)
+        x509.CertificateBuilder(ISSUER, name, Ed25519PublicKey.from_public_bytes(public), serial, BEGINNING, expires)
+        .add_extension(x509.SubjectKeyIdentifier(key_identifier(public)), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier(key_identifier(group_public), None, None), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(sign=True, certify=False), critical=True)
@@ -141,11 +128,11 @@ class Group:
         raw = hash_secret_raw(secret, salt, ARGON2_PASSES, ARGON2_MEMORY_KIB, 1, 64, Type.ID)
         return cls.from_seed(name, raw[:32], raw[32:])
 
-    def certify(self, subject: Subject) -> bytes:
-        """A certificate in DER; only a keyholder can."""
+    def certify(self, peer: Peer) -> bytes:
+        """A certificate in DER that says this of its holder; only a keyholder can."""
         if self.key is None:
             raise Refused("Only a keyholder can let people in.", "Ask the one who let you in.")
-        return signed(member_builder(self.public, subject), self.key)
+        return signed(member_builder(self.public, peer), self.key)
 
 
 def server_digest(secret: bytes) -> bytes:

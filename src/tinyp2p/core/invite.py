@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from blake3 import blake3
 from cryptography import x509
@@ -12,9 +11,9 @@ from cryptography.hazmat.primitives import serialization
 
 from ..errors import Malformed, UsageError
 from ..limits import MAX_ADDRESSES, SERVER_DOMAIN
-from ..model import MemberId, Role
+from ..model import MemberId, Peer, Role
 from .chunks import b32, b32_bytes
-from .group import Group, Subject, assembled, group_builder, member_builder, server_digest
+from .group import Group, assembled, group_builder, member_builder, server_digest
 from .identity import ROLES, SigningKey, is_signed, member_id
 
 PREFIX = "tinyp2p"
@@ -61,7 +60,7 @@ class Invite:
     ) -> Invite:
         """Good for `uses` people until `expires`; a guest's certificate ends then too and opens only `shares` (MEMBERID/SHARE)."""
         key = SigningKey(seed)
-        certificate = group.certify(_subject(key, admitted_by, expires, uses, role, shares))
+        certificate = group.certify(_holder(key, admitted_by, expires, uses, role, shares))
         where, digest = addresses[:MAX_ADDRESSES], server_digest(group.secret)
         return cls(group.name, group.certificate, key, admitted_by, expires, uses, certificate, digest, where, role, shares)
 
@@ -108,14 +107,13 @@ class Invite:
         name, (addresses, *more) = raw[_FIXED.size :][:name_length].decode(), raw[_FIXED.size + name_length :].decode().split("\n")
         key, admitted_by, role, shares = SigningKey(seed), member_id(issuer), ROLES[more[0] if more else "member"], tuple(more[1:])
         group_certificate = _with_signature(group_builder(group_public), group_public, group_signature)
-        certificate = _with_signature(member_builder(group_public, _subject(key, admitted_by, expires, uses, role, shares)), group_public, signature)
+        certificate = _with_signature(member_builder(group_public, _holder(key, admitted_by, expires, uses, role, shares)), group_public, signature)
         where = tuple(address for address in addresses.split(",") if address)[:MAX_ADDRESSES]
         return cls(name, group_certificate, key, admitted_by, expires, uses, certificate, digest, where, role, shares)
 
 
-def _subject(key: SigningKey, admitted_by: MemberId, expires: int, uses: int, role: Role, shares: tuple[str, ...]) -> Subject:
-    detail = str(uses) if role == "member" else f"{uses} {role}"
-    return Subject(key.public, "invite", admitted_by, detail, datetime.fromtimestamp(expires, UTC), shares)
+def _holder(key: SigningKey, admitted_by: MemberId, expires: int, uses: int, role: Role, shares: tuple[str, ...]) -> Peer:
+    return Peer(key.id, "invite", expires, str(uses) if role == "member" else f"{uses} {role}", admitted_by, frozenset(shares))
 
 
 def _with_signature(builder: x509.CertificateBuilder, group_public: bytes, signature: bytes) -> bytes:

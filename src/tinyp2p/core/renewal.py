@@ -6,24 +6,18 @@ Signed with the old key. Whoever holds that could sign another; the first that a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 
 from ..errors import Malformed
 from ..limits import MAX_RENEWAL_BYTES
 from ..model import MEMBER_ROLES, MemberId, Peer
-from .group import Group, Subject, check_certificate
-from .identity import UNREADABLE, is_signed, public_bytes
+from .group import Group, check_certificate
+from .identity import UNREADABLE, is_signed
 from .wire import RENEWAL_DOMAIN, Renewal, SignedRenewal, decode, encode
 
 
 def sign_renewal(old: Group, new: Group, by: MemberId, members: Iterable[Peer], now_s: float) -> SignedRenewal:
     """A renewal that takes these members along, in their roles; both groups with their keys."""
-    certificates = []
-    for peer in members:
-        expires = datetime.fromtimestamp(min(peer.expires, 253402300799), UTC)
-        subject = Subject(public_bytes(peer.member), peer.role, MemberId(peer.admitted_by), peer.invite, expires, tuple(sorted(peer.shares)))
-        certificates.append(new.certify(subject))
-    body = encode(Renewal(old.id, by, int(now_s), new.certificate, new.secret, certificates))
+    body = encode(Renewal(old.id, by, int(now_s), new.certificate, new.secret, [new.certify(peer) for peer in members]))
     assert old.key is not None
     return SignedRenewal(body, old.key.sign(RENEWAL_DOMAIN + body))
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from ..core import wire
 from ..core.admission import sign_request
-from ..core.group import Group, Subject, check_certificate, check_password
+from ..core.group import Group, check_certificate, check_password
 from ..core.identity import SigningKey, der_of, pem_of
 from ..core.invite import Invite
 from ..core.names import safe_name
@@ -23,7 +23,7 @@ from ..disk.index import Index
 from ..disk.notes import Notes
 from ..errors import AnswerError, ConnectionLost, LocalError, Malformed, Refused, RemoteError, TinyP2PError, Unreachable, clock_hint
 from ..limits import JOIN_TIMEOUT_S
-from ..model import MEMBER_ROLES, MemberId
+from ..model import MEMBER_ROLES, MemberId, Peer
 from ..net.client import Connection, connect
 from ..net.tls import Credentials, client_context
 
@@ -173,7 +173,7 @@ def _knock(home: Home, group: Group, peers: list[str]) -> bool:
         return True
 
     key = SigningKey(os.urandom(32))
-    with _borrowed(home, group.certificate, group.server_name, key, group.certify(Subject(key.public, "keyholder", key.id))) as credentials:
+    with _borrowed(home, group.certificate, group.server_name, key, group.certify(Peer(key.id, "keyholder", admitted_by=key.id))) as credentials:
         met, errors = asyncio.run(_first(peers, credentials, greet, JOIN_TIMEOUT_S - 2))
     for error in errors if not met else ():
         if isinstance(error, Unreachable) and error.refused_name:
@@ -220,7 +220,7 @@ def _why_not_in(invite: Invite, errors: list[TinyP2PError]) -> TinyP2PError:
 # --- writing ----------------------------------------------------------------------------------------------------------
 def _found(home: Home, group: Group, kind: str, peers: Iterable[str] = (), member_name: str | None = None) -> GroupHome:
     key = SigningKey(os.urandom(32))
-    certificate = group.certify(Subject(key.public, "keyholder", key.id))
+    certificate = group.certify(Peer(key.id, "keyholder", admitted_by=key.id))
     return _write(home, group, kind, key, certificate, list(peers), member_name)
 
 

@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..core import wire
-from ..core.group import Group, Subject, check_certificate, server_name
-from ..core.identity import SigningKey, der_of, pem_of, public_bytes
+from ..core.group import Group, check_certificate, server_name
+from ..core.identity import SigningKey, der_of, pem_of
 from ..core.members import Members, News
 from ..core.notices import sign_notice
 from ..core.renewal import check_renewal, sign_renewal
@@ -184,7 +184,7 @@ class Keeping:
             raise Refused(
                 f"It is a {peer.role} already." if peer.role == "keyholder" else "A guest cannot become a keyholder; invite it as a member."
             )
-        certificate = self.group.certify(Subject(public_bytes(member), "keyholder", self.me, peer.invite))
+        certificate = self.group.certify(replace(peer, role="keyholder", admitted_by=self.me))
         try:
             connection = await self.dialer.control(member)
             await connection.ask("POST", "/v1/promotion", wire.encode(Promotion(certificate, self.group.key.seed)))
