@@ -7,6 +7,7 @@ import logging
 import ssl
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
 
 from ..core.admission import why_refused
 from ..core.wire import split_address
@@ -17,6 +18,7 @@ from .client import Connection, connect
 from .tls import Credentials, client_context
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 STAGGER_S = 0.2
 
 
@@ -89,13 +91,15 @@ class Dialer:
         addresses = self._candidates(member)
         if not addresses:
             raise Unreachable("No address of this member is known.")
-        try:
-            return await _first(self._dial_later(address, member, number * STAGGER_S) for number, address in enumerate(addresses))
-        except TinyP2PError:
+        attempts = (self._dial_later(address, member, number * STAGGER_S) for number, address in enumerate(addresses))
+        first = await first_of(attempts, Connection.close)
+        connection, errors = first
+        if connection is None:
             last = self._retry_s.get(member, (0.0, RETRY_FIRST_S / 2))[1]
             wait = min(last * 2, RETRY_MAX_S)
             self._retry_s[member] = (asyncio.get_running_loop().time() + wait, wait)
-            raise
+            raise errors[-1]
+        return connection
 
     def address_of(self, member: MemberId) -> str | None:
         """Where a member is tried first: the address that worked last, else the first that it tells."""
@@ -150,27 +154,25 @@ class Dialer:
             connection.close()
 
 
-async def _first(attempts: Iterable[Awaitable[Connection]]) -> Connection:
-    """The first that succeeds, the others dropped; raises the last error where none does."""
-    waiting = {asyncio.ensure_future(attempt) for attempt in attempts}
-    winner: Connection | None = None
-    error: Exception = Unreachable("No address is known.")
+async def first_of(attempts: Iterable[Awaitable[T]], drop: Callable[[T], object] = lambda result: None) -> tuple[T | None, list[TinyP2PError]]:
+    """What the first attempt gives that succeeds, or None, and why others failed; the rest is cancelled, and what it still gives is dropped."""
+    tasks = [asyncio.ensure_future(attempt) for attempt in attempts]
+    errors: list[TinyP2PError] = []
+    winner: T | None = None
+
+    def ended(task: asyncio.Future[T]) -> None:
+        if not task.cancelled() and task.exception() is None and task.result() is not winner:
+            drop(task.result())
+
     try:
-        while waiting and winner is None:
-            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                problem = task.exception()
-                if problem is None and winner is None:
-                    winner = task.result()
-                elif problem is None:
-                    task.result().close()
-                elif isinstance(problem, TinyP2PError):
-                    error = problem
-                else:
-                    raise problem
+        for done in asyncio.as_completed(tasks):
+            try:
+                winner = await done
+                break
+            except TinyP2PError as error:
+                errors.append(error)
     finally:
-        for task in waiting:
+        for task in tasks:
             task.cancel()
-    if winner is None:
-        raise error
-    return winner
+            task.add_done_callback(ended)
+    return winner, errors

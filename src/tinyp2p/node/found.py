@@ -25,6 +25,7 @@ from ..errors import AnswerError, ConnectionLost, LocalError, Malformed, Refused
 from ..limits import JOIN_TIMEOUT_S
 from ..model import MEMBER_ROLES, MemberId, Peer
 from ..net.client import Connection, connect
+from ..net.dialer import first_of
 from ..net.tls import Credentials, client_context
 
 T = TypeVar("T")
@@ -140,30 +141,19 @@ async def _first(
     context = client_context(credentials)
 
     async def one(address: str) -> T:
-        async with asyncio.timeout(within_s):
-            connection = await connect(*wire.split_address(address), context, credentials.server_name)
-            try:
-                if connection.peer.role not in MEMBER_ROLES:  # whoever only holds an invite of the group may not pose as one of it
-                    raise Unreachable(f"{address} is no member of the group.")
-                return await ask(connection)
-            finally:
-                connection.close()
+        try:
+            async with asyncio.timeout(within_s):
+                connection = await connect(*wire.split_address(address), context, credentials.server_name)
+                try:
+                    if connection.peer.role not in MEMBER_ROLES:  # whoever only holds an invite of the group may not pose as one of it
+                        raise Unreachable(f"{address} is no member of the group.")
+                    return await ask(connection)
+                finally:
+                    connection.close()
+        except TimeoutError:
+            raise Unreachable("An address does not answer.") from None
 
-    tasks = [asyncio.create_task(one(address)) for address in addresses]
-    errors: list[TinyP2PError] = []
-    try:
-        for done in asyncio.as_completed(tasks):
-            try:
-                return await done, errors
-            except TinyP2PError as error:
-                errors.append(error)
-            except TimeoutError:
-                errors.append(Unreachable("An address does not answer."))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    return None, errors
+    return await first_of(map(one, addresses))
 
 
 def _knock(home: Home, group: Group, peers: list[str]) -> bool:

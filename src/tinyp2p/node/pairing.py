@@ -22,6 +22,7 @@ from ..core.wire import split_address
 from ..errors import LocalError, Malformed, Refused, Unreachable
 from ..limits import CODE_S, CONNECT_TIMEOUT_S, JOIN_TIMEOUT_S, LAN_SEARCH_S, MAX_INVITE_BYTES, MAX_KNOCKING, NEW_CODES, PAIRING_TIMEOUT_S
 from ..net.addresses import own_addresses
+from ..net.dialer import first_of
 from ..net.lan import Lan, lan_hosts, on_lan
 from .search import time_text
 from .server import PortTaken, bind
@@ -217,15 +218,15 @@ async def _prove(keys: Keys, reader: asyncio.StreamReader, writer: asyncio.Strea
 
 async def _connect(addresses: list[str]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A connection to the first address that takes one; raises Unreachable."""
-    trying = [asyncio.create_task(asyncio.open_connection(*split_address(address))) for address in addresses]
-    try:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            for done in asyncio.as_completed(trying):
-                with suppress(OSError):
-                    return await done
-    except TimeoutError:
-        pass
-    finally:
-        for task in trying:
-            task.cancel()
-    raise Unreachable(f"Nobody answers at {', '.join(addresses)}.", "Is the code still shown there? Does the firewall let it through?")
+
+    async def one(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                return await asyncio.open_connection(host, port)
+        except OSError as error:  # TimeoutError is one
+            raise Unreachable("An address does not answer.") from error
+
+    first = await first_of((one(*place) for place in [split_address(address) for address in addresses]), lambda late: late[1].close())
+    if first[0] is None:
+        raise Unreachable(f"Nobody answers at {', '.join(addresses)}.", "Is the code still shown there? Does the firewall let it through?")
+    return first[0]
