@@ -130,9 +130,13 @@ class Group:
 
     def certify(self, peer: Peer) -> bytes:
         """A certificate in DER that says this of its holder; only a keyholder can."""
+        return signed(member_builder(self.public, peer), self.signing_key())
+
+    def signing_key(self) -> SigningKey:
+        """The group's key; raises Refused for all but keyholders."""
         if self.key is None:
-            raise Refused("Only a keyholder can let people in.", "Ask the one who let you in.")
-        return signed(member_builder(self.public, peer), self.key)
+            raise Refused("Only a keyholder can let people in or put them out.", "Ask the one who let you in.")
+        return self.key
 
 
 def server_digest(secret: bytes) -> bytes:

@@ -18,8 +18,7 @@ from .wire import RENEWAL_DOMAIN, Renewal, SignedRenewal, decode, encode
 def sign_renewal(old: Group, new: Group, by: MemberId, members: Iterable[Peer], now_s: float) -> SignedRenewal:
     """A renewal that takes these members along, in their roles; both groups with their keys."""
     body = encode(Renewal(old.id, by, int(now_s), new.certificate, new.secret, [new.certify(peer) for peer in members]))
-    assert old.key is not None
-    return SignedRenewal(body, old.key.sign(RENEWAL_DOMAIN + body))
+    return SignedRenewal(body, old.signing_key().sign(RENEWAL_DOMAIN + body))
 
 
 def check_renewal(old: Group, signed: SignedRenewal) -> tuple[Renewal, Group, dict[MemberId, tuple[Peer, bytes]]]:

@@ -30,7 +30,6 @@ from .gossip import GossipLoop
 
 log = logging.getLogger(__name__)
 NAMES_KEPT = 8
-NO_KEYHOLDER = "Only a keyholder can do that."
 FORMER = "former.json"
 NEWEST = "secret.json"
 NEWEST_KEY = "secret "
@@ -147,9 +146,7 @@ class Keeping:
 
     def announce(self, *notices: Notice) -> Telling:
         """Sign notices, carry them out and tell everyone; a task for each who is told."""
-        if self.group.key is None:
-            raise Refused(NO_KEYHOLDER, "Ask the one who let you in.")
-        news = self.members.learn((), (), [sign_notice(self.group.key, notice) for notice in notices])
+        news = self.members.learn((), (), [sign_notice(self.group.signing_key(), notice) for notice in notices])
         self.heard(news.notices)
         return self.gossip.tell(news)
 
@@ -177,9 +174,7 @@ class Keeping:
 
     async def promote(self, member: MemberId) -> None:
         """Make a member a keyholder: it gets the group's key now, or not at all."""
-        if self.group.key is None:
-            raise Refused(NO_KEYHOLDER, "Ask the one who let you in.")
-        peer = self.members.members[member].peer
+        key, peer = self.group.signing_key(), self.members.members[member].peer
         if peer.role != "member":
             raise Refused(
                 f"It is a {peer.role} already." if peer.role == "keyholder" else "A guest cannot become a keyholder; invite it as a member."
@@ -187,7 +182,7 @@ class Keeping:
         certificate = self.group.certify(replace(peer, role="keyholder", admitted_by=self.me))
         try:
             connection = await self.dialer.control(member)
-            await connection.ask("POST", "/v1/promotion", wire.encode(Promotion(certificate, self.group.key.seed)))
+            await connection.ask("POST", "/v1/promotion", wire.encode(Promotion(certificate, key.seed)))
         except TinyP2PError as error:
             raise Unreachable("It must be online to become a keyholder, and it does not answer.", "Try again while it shares.") from error
 
@@ -203,15 +198,13 @@ class Keeping:
     # --- a new key --------------------------------------------------------------------------------------------------
     async def rekey(self, without: list[MemberId]) -> list[MemberId]:
         """Give the group a new key that takes along all but these; told to whoever is online. Returns whom it told."""
-        if self.group.key is None:
-            raise Refused(NO_KEYHOLDER, "Ask the one who let you in.")
+        self.group.signing_key()  # who has none is refused before anything else
         new = Group.from_seed(self.group.name, os.urandom(32), os.urandom(32))
         taken = [known.peer for member, known in self.members.members.items() if member not in without and not known.record.left]
         if len(taken) > MAX_RENEWED:
             raise Refused(f"The group has more than {MAX_RENEWED:,} members.")
         renewal = sign_renewal(self.group, new, self.me, taken, time.time())
-        assert new.key is not None
-        seed, reached = new.key.seed, []
+        seed, reached = new.signing_key().seed, []
         for peer in taken:
             if peer.member != self.me and await self._hand_over(peer, Renewed(renewal, seed if peer.role == "keyholder" else b"")):
                 reached.append(peer.member)
