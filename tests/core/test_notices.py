@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from tests.core.people import GROUP, OTHER_GROUP, person
 
 from tinyp2p.core.group import check_certificate
-from tinyp2p.core.members import News
 from tinyp2p.core.notices import Notices, sign_notice
 from tinyp2p.core.renewal import check_renewal, sign_renewal
 from tinyp2p.core.wire import Gossip, Notice, SignedRecord, SignedRenewal
@@ -43,17 +42,18 @@ def test_notices_only_grow(random: Random, again: list[SignedRecord]) -> None:
     """In whatever order and however often they come, all hold the same in the end."""
     first, second = Notices(GROUP.public, GROUP.id, bytes(32)), Notices(GROUP.public, GROUP.id, b"x" * 32)
     assert first.digest == second.digest == ""
-    first.learn(ALL)
+    for signed in ALL:
+        first.learn(signed)
     shuffled = [*ALL, *again]
     random.shuffle(shuffled)
     seen: set[str] = set()
     for signed in shuffled:
-        second.learn([signed])
+        second.learn(signed)
         assert second.revoked >= seen
         seen = set(second.revoked)
     assert holds(first) == holds(second)
     assert first.revoked == {BEN.id, "j" * 52} and first.withdrawn == {INVITE} and (first.epoch, first.secret) == (2, b"\3" * 32)
-    assert not first.learn(shuffled) and len(first.signed) == 4
+    assert not any(map(first.learn, shuffled)) and len(first.signed) == 4
 
 
 def test_a_notice_that_the_group_did_not_sign_changes_nothing() -> None:
@@ -70,7 +70,7 @@ def test_a_notice_that_the_group_did_not_sign_changes_nothing() -> None:
     members.learn([ANN.record(), BEN.record()], ())
     news = members.learn((), (), forged)
     assert news.rejected == len(forged) and not news and members.members.keys() >= {ANN.id, BEN.id}
-    assert not Notices(GROUP.public, GROUP.id, b"s" * 32).learn([notice("secret", "", 1, b"short")])
+    assert not Notices(GROUP.public, GROUP.id, b"s" * 32).learn(notice("secret", "", 1, b"short"))
 
 
 def test_an_expelled_member_is_forgotten_and_not_learned_again() -> None:
@@ -95,7 +95,7 @@ def test_gossip_brings_all_notices_both_ways() -> None:
     answer, _ = right.answer(HOLDER.id, left.digest(ANN.id))
     assert not answer.notice_records and not answer.want_notices
     assert right.answer(HOLDER.id, Gossip(digest=True))[0].notice_records == []  # one who does not know of notices is not sent any
-    told = left.telling(ANN.id, News(notices=[left.notices.learn([notice("expelled", ANN.id)])[0]]))
+    told = left.telling(ANN.id, left.learn((), (), [notice("expelled", ANN.id)]))
     assert told is not None and len(told.notice_records) == 5
 
 

@@ -6,8 +6,9 @@ A state machine: records and messages go in, what is new and the next message co
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from ..errors import Malformed
 from ..limits import MAX_HELD_BYTES, MAX_JSON_BYTES, MAX_MEMBERS, MAX_RECORDS, MAX_SHARES_PER_MEMBER, MIB
@@ -31,6 +32,7 @@ from .wire import (
     read_share_record,
 )
 
+T = TypeVar("T")
 MAX_RECORDS_BYTES = MAX_JSON_BYTES - MIB  # the rest is for what a message wants and for notices
 RECORD_FRAME_BYTES = 128  # a signature in base64, keys and punctuation
 
@@ -144,29 +146,21 @@ class Members:
     ) -> News:
         """Take in records and notices from anyone: the forged and the old change nothing. `teller` is who sent them, by its certificate."""
         news = News()
-        for signed in notices:
-            try:
-                news.notices += self.notices.learn([signed])
-            except Malformed:
-                news.rejected += 1
+
+        def learn_all(signed_by_others: Iterable[SignedRecord], learn: Callable[[SignedRecord], T | None]) -> list[T]:
+            learned = []
+            for signed in signed_by_others:
+                try:
+                    learned.append(learn(signed))
+                except Malformed:
+                    news.rejected += 1
+            return [each for each in learned if each is not None]
+
+        news.notices = learn_all(notices, self.notices.learn)
         if news.notices:
             self._forget_revoked()
-        for signed in records:
-            try:
-                member = self._learn_member(signed, teller)
-            except Malformed:
-                news.rejected += 1
-                continue
-            if member:
-                news.members.append(member)
-        for signed in share_records:
-            try:
-                key = self._learn_share(signed)
-            except Malformed:
-                news.rejected += 1
-                continue
-            if key:
-                news.shares.append(key)
+        news.members = learn_all(records, lambda signed: self._learn_member(signed, teller))
+        news.shares = learn_all(share_records, self._learn_share)
         return news
 
     def _learn_member(self, signed: SignedRecord, teller: MemberId | None) -> MemberId | None:

@@ -5,8 +5,6 @@ A set that only grows: whoever learns of an expulsion can never unlearn it. Leav
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from blake3 import blake3
 
 from ..errors import Malformed
@@ -40,11 +38,8 @@ class Notices:
         told = "\n".join(sorted(self.signed)).encode() + b"\n" + (self.secret if self.epoch else b"")
         return b32(blake3(told).digest()[:20]) if self.signed else ""
 
-    def learn(self, records: Iterable[SignedRecord]) -> list[Notice]:
-        """The notices among these that are news; raises Malformed at one that the group's key did not sign."""
-        return [notice for signed in records if (notice := self._learn(signed)) is not None]
-
-    def _learn(self, signed: SignedRecord) -> Notice | None:
+    def learn(self, signed: SignedRecord) -> Notice | None:
+        """What a notice says, if it is news; raises Malformed where the group's key did not sign it."""
         notice = decode(signed.body, Notice)
         if notice.group != self.group_id or not is_signed(self.group_public, signed.signature, NOTICE_DOMAIN + signed.body):
             raise Malformed("A notice is not signed by the group.")
