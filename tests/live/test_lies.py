@@ -22,6 +22,7 @@ from tinyp2p.disk.index import Index
 from tinyp2p.errors import AnswerError, ConnectionLost, Malformed
 from tinyp2p.model import Entry, MemberId, ShareKey
 from tinyp2p.node import sync as sync_module
+from tinyp2p.node.lanes import Lanes
 from tinyp2p.node.sync import Sync
 
 ME, ANNA, BEN, CARL = person(1, "keyholder"), person(2), person(3), person(4)
@@ -52,7 +53,7 @@ class Member:
         self.catalog = catalog
         self.share, self.owner = share, owner
         self.asked: list[str] = []
-        self.usable = True
+        self.usable, self.busy = True, False
         self.received_bytes = 0
         self.lie: Callable[[str, bytes], bytes] = lambda what, raw: raw
         self.wait: Callable[[str], Awaitable[None]] | None = None
@@ -103,9 +104,10 @@ class World:
         self.members.learn([each.record() for each in (ANNA, BEN, CARL)], ())
         self.index = Index(str(folder / "index.db"))
         self.catalogs = Catalogs(self.index)
-        self.sync = Sync(self.members, self.catalogs, cast(Any, self), cast(Any, self))
+        self.lanes = Lanes(ME.id, cast(Any, self))
+        self.sync = Sync(self.members, self.catalogs, self.lanes, cast(Any, self))
 
-    # What sync asks of the dialer and of presence.
+    # What sync and lanes ask of the dialer and of presence.
     def may_try(self, member: MemberId) -> bool:
         return True
 
@@ -127,6 +129,7 @@ class World:
 
     async def close(self) -> None:
         await self.sync.close()
+        self.lanes.close()
         self.index.close()
 
 

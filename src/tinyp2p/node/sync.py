@@ -11,7 +11,6 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from ..core import wire
@@ -23,8 +22,8 @@ from ..errors import AnswerError, LocalError, Malformed, RemoteError, WrongBytes
 from ..limits import HASH_SIZE, MAX_BUCKET_BITS, MAX_BUCKET_BYTES, MAX_CHANGES_BYTES, MAX_JSON_BYTES, RETRY_FIRST_S, RETRY_MAX_S
 from ..model import Entry, MemberId, ShareKey
 from ..net.client import Connection
-from ..net.dialer import Dialer
 from .gossip import Presence
+from .lanes import Lanes
 
 log = logging.getLogger(__name__)
 BUCKETS_AT_ONCE = 16
@@ -39,19 +38,11 @@ PULL_AGAIN_S = 0.5
 WAITED_FOR_ROUNDS = 2
 
 
-@dataclass(slots=True)
-class Line:
-    """The connection over which lists come from one member: its own, since a long answer would hold gossip up; one pull at a time."""
-
-    busy: asyncio.Lock = field(default_factory=asyncio.Lock)
-    connection: Connection | None = None
-
-
 class Sync:
-    def __init__(self, members: Members, catalogs: Catalogs, dialer: Dialer, presence: Presence) -> None:
+    def __init__(self, members: Members, catalogs: Catalogs, lanes: Lanes, presence: Presence) -> None:
         self.members = members
         self.catalogs = catalogs
-        self.dialer = dialer
+        self.lanes = lanes
         self.presence = presence
         self.on_learned: Callable[[News, MemberId], None] = lambda news, source: None
         self._tasks: dict[ShareKey, asyncio.Task[None]] = {}
@@ -60,7 +51,7 @@ class Sync:
         self._pulled: defaultdict[ShareKey, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._vain_rounds: dict[ShareKey, int] = {}
         self._pulling = asyncio.Semaphore(PULLS_AT_ONCE)
-        self._lines: dict[MemberId, Line] = {}
+        self._busy: defaultdict[MemberId, asyncio.Lock] = defaultdict(asyncio.Lock)  # one pull at a time from each
 
     # --- when -------------------------------------------------------------------------------------------------------
     def heard(self, news: News) -> None:
@@ -112,9 +103,6 @@ class Sync:
     async def close(self) -> None:
         for task in list(self._tasks.values()):
             task.cancel()
-        for line in self._lines.values():
-            if line.connection is not None:
-                line.connection.close()
 
     # --- from whom --------------------------------------------------------------------------------------------------
     def _sources(self, key: ShareKey) -> list[MemberId]:
@@ -126,7 +114,7 @@ class Sync:
         others = [member for member in able if self.members.may_see(member, known.record) and self.presence.is_online(member)]
         chosen = random.sample(others, min(len(others), MAX_SOURCES))
         owner = [key.member] if self.presence.is_online(key.member) else []
-        return sorted(owner + chosen, key=lambda member: member in self._lines and self._lines[member].busy.locked())
+        return sorted(owner + chosen, key=lambda member: self._busy[member].locked())
 
     async def _keep_pulling(self, key: ShareKey) -> None:
         wait_s = RETRY_FIRST_S / 4
@@ -151,12 +139,11 @@ class Sync:
 
     async def _pull_from_any(self, key: ShareKey) -> bool:
         for source in self._sources(key):
-            if not self.dialer.may_try(source):
+            if not self.lanes.dialer.may_try(source):
                 continue
             try:
-                line = self._lines.setdefault(source, Line())
-                async with line.busy, self._pulling:
-                    connection = await self._connection(line, source)
+                # A long answer would hold gossip up on the connection for control.
+                async with self._busy[source], self._pulling, self.lanes.lane(source) as connection:
                     before = connection.received_bytes
                     try:
                         if await self._pull(key, connection):
@@ -170,11 +157,6 @@ class Sync:
             except LocalError as error:
                 log.info("catalog not fetched share=%s source=%s error=%s", key, source, error)
         return False
-
-    async def _connection(self, line: Line, source: MemberId) -> Connection:
-        if line.connection is None or not line.connection.usable:
-            line.connection = await self.dialer.open(source)
-        return line.connection
 
     # --- how --------------------------------------------------------------------------------------------------------
     async def _pull(self, key: ShareKey, connection: Connection) -> bool:
