@@ -15,7 +15,7 @@ import pytest
 from tinyp2p.core.names import path_from_bytes
 from tinyp2p.disk import scan as scan_module
 from tinyp2p.disk import watch as watch_module
-from tinyp2p.disk.scan import IGNORE_FILE, Folder, Found, Ignore, open_inside, root_identity, scan_folder, walk
+from tinyp2p.disk.scan import IGNORE_FILE, Folder, FolderKept, Found, Ignore, open_inside, root_identity, scan_folder, walk
 from tinyp2p.disk.watch import WatchFailed, watch
 from tinyp2p.errors import LocalError
 
@@ -324,6 +324,23 @@ def test_open_inside_opens_nothing_else(tmp_path: Path, path: str) -> None:
         listener.bind(str(root / "socket"))
         with pytest.raises(OSError):
             os.close(open_inside(str(root), path))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_files_opened_one_after_another_are_those_of_their_folders(tmp_path: Path) -> None:
+    for path in ("a/x", "a/y", "b/x", "top", "a/deep/x"):
+        put(tmp_path, path, path.encode())
+    (tmp_path / "a/link").symlink_to("x")
+    before = len(os.listdir("/proc/self/fd"))
+    with FolderKept() as kept:
+        for path in ("a/x", "a/y", "b/x", "top", "a/deep/x", "a/x"):
+            with os.fdopen(kept.open(str(tmp_path), path), "rb") as file:
+                assert file.read() == path.encode()
+        for path in ("a/link", "a/none", "none/x", "a/../top", "a"):
+            with pytest.raises(OSError):
+                kept.open(str(tmp_path), path)
+        with os.fdopen(kept.open(str(tmp_path), "b/x"), "rb") as file:
+            assert file.read() == b"b/x"
     assert len(os.listdir("/proc/self/fd")) == before
 
 

@@ -5,7 +5,7 @@ Leaves out reading the disk (scan.py) and when to publish (node/shares.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from sqlite3 import Connection
 
@@ -157,6 +157,14 @@ class Local:
     def files_of(self, cid: Cid) -> list[LocalFile]:
         """My files with that content."""
         return self._files("l.cid = ?", (cid,))
+
+    def files_of_each(self, cids: Sequence[Cid]) -> dict[Cid, list[LocalFile]]:
+        """The same for many at once; those that are not here are left out."""
+        found: dict[Cid, list[LocalFile]] = {}
+        for file in self._files("l.cid IN (SELECT value FROM json_each(?))", (msgspec.json.encode(cids).decode(),)):
+            if file.cid is not None:
+                found.setdefault(file.cid, []).append(file)
+        return found
 
     def file(self, share: str, path: str) -> LocalFile | None:
         found = self._files("c.share = ? AND l.path = ?", (share, path))

@@ -10,7 +10,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
@@ -22,7 +22,7 @@ from ..disk.catalogs import Catalogs
 from ..disk.hasher import Changed, hash_file
 from ..disk.local import Local, LocalFile
 from ..disk.parts import Part
-from ..disk.scan import open_inside, stamp_of
+from ..disk.scan import FolderKept, open_inside, stamp_of
 from ..errors import AnswerError, TinyP2PError
 from ..limits import CHUNK_SIZE, HASH_SIZE, MAX_BATCH_BYTES, MAX_GROWING_OF_ONE
 from ..model import Cid, MemberId, ShareKey
@@ -57,13 +57,13 @@ class _Source(ABC):
 class FileSource(_Source):
     """A file of mine, as it was when it was hashed; a change while it is read ends the answer."""
 
-    def __init__(self, root: str, file: LocalFile, on_change: Callable[[LocalFile], None]) -> None:
+    def __init__(self, root: str, file: LocalFile, on_change: Callable[[LocalFile], None], opened: Callable[[str, str], int] = open_inside) -> None:
         self.file = file
         self.share = file.share
         self.size_bytes = file.size
         self.on_change = on_change
         try:
-            self.handle = open_inside(root, file.path)
+            self.handle = opened(root, file.path)
         except OSError as error:
             on_change(file)
             raise NOT_HERE from error
@@ -159,12 +159,13 @@ class Content:
         known = self.members.shares.get(key)
         return known is not None and not known.record.gone and self.members.may_see(member, known.record)
 
-    def files_for(self, member: MemberId, cid: Cid) -> list[tuple[str, LocalFile]]:
-        """My files with that content that lie in shares which this member may see, each with its share's folder; and what I just fetched.
+    def files_for(self, member: MemberId, cid: Cid, mine: Sequence[LocalFile] | None = None) -> list[tuple[str, LocalFile]]:
+        """My files with that content (`mine`, if known) in shares that this member may see, each with its share's folder; and what I just fetched.
 
         That a share of somebody else lists the content is not enough: anyone can list what he only knows the id of.
         """
-        files = [file for file in self.local.files_of(cid) if self.may_see(member, ShareKey(self.me, file.share))]
+        mine = self.local.files_of(cid) if mine is None else mine
+        files = [file for file in mine if self.may_see(member, ShareKey(self.me, file.share))]
         found = [(root, file) for file in files if (root := self.root_of(file.share)) is not None]
         fetched = self.fetched_of(cid)
         return [*found, fetched] if fetched is not None and self._listed_for(member, cid) else found
@@ -178,12 +179,12 @@ class Content:
         return any(key.member != member and self.may_see(member, key) for key in self.catalogs.listing(cid))
 
     # --- by content id ----------------------------------------------------------------------------------------------
-    def open(self, member: MemberId, cid: Cid) -> Source:
+    def open(self, member: MemberId, cid: Cid, mine: Sequence[LocalFile] | None = None, opened: Callable[[str, str], int] = open_inside) -> Source:
         """The content for a member; raises AnswerError. Blocks."""
         problem: AnswerError = NOT_HERE
-        for root, file in self.files_for(member, cid):
+        for root, file in self.files_for(member, cid, mine):
             try:
-                return FileSource(root, file, self.on_change)
+                return FileSource(root, file, self.on_change, opened)
             except AnswerError as error:
                 problem = error
         partial = self.partial_for(member, cid)
@@ -194,13 +195,14 @@ class Content:
     def several(self, member: MemberId, cids: list[Cid]) -> list[tuple[bytes | None, str]]:
         """Small contents and the shares they come from, as many as fit into one answer; None for what does not, or is not to be had. Blocks."""
         found: list[tuple[bytes | None, str]] = []
-        room = MAX_BATCH_BYTES
-        for cid in cids:
-            content, share = None, ""
-            with contextlib.suppress(AnswerError), contextlib.closing(self.open(member, cid)) as source:
-                content, share = source.read(0, source.size_bytes) if source.size_bytes <= min(room, CHUNK_SIZE) else None, source.share
-            room -= len(content or b"")
-            found.append((content, share))
+        room, mine = MAX_BATCH_BYTES, self.local.files_of_each(cids)
+        with FolderKept() as folder:
+            for cid in cids:
+                content, share = None, ""
+                with contextlib.suppress(AnswerError), contextlib.closing(self.open(member, cid, mine.get(cid, ()), folder.open)) as source:
+                    content, share = source.read(0, source.size_bytes) if source.size_bytes <= min(room, CHUNK_SIZE) else None, source.share
+                room -= len(content or b"")
+                found.append((content, share))
         return found
 
     def have(self, member: MemberId, cid: Cid) -> Have:
