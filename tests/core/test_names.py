@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from unittest import mock
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tinyp2p.core import names
 from tinyp2p.core.names import display_names, fold, is_valid_path, path_from_bytes, path_to_bytes, printable, safe_name, safe_path, with_label
 from tinyp2p.errors import Malformed
 from tinyp2p.model import MemberId
@@ -152,6 +155,13 @@ def test_valid_paths(path: str, valid: bool) -> None:
 )
 def test_safe_paths(path: str, safe: str) -> None:
     assert safe_path(path) == safe
+
+
+@given(st.from_regex(r"[A-Za-z0-9_.~ -]{1,12}", fullmatch=True) | st.sampled_from(["con", "Nul.txt", "com1.a.b", "a~1", "x" * 255, "x" * 256]))
+def test_names_that_are_safe_at_first_sight_are_what_the_long_way_makes_of_them(name: str) -> None:
+    found = safe_path(name)
+    with mock.patch.object(names, "_plain", re.compile(r"(?!)")):
+        assert safe_path(name) == found
 
 
 def test_long_names_are_cut_keep_their_suffix_and_stay_apart() -> None:

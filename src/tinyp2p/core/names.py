@@ -30,6 +30,7 @@ _IGNORABLE = (
     r"\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0"
     r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
+_plain = re.compile(rf"(?=.{{1,{MAX_NAME_BYTES}}}\Z)[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")  # most names: safe as they are, but for devices
 _escaped_bytes = re.compile(r"[\uef80-\uefff]+")
 _to_escape = re.compile(r"[\uef80-\uefff\udc80-\udcff]")
 _to_show = re.compile(rf"[{_UNPRINTABLE}\uef80-\uefff]")
@@ -93,12 +94,19 @@ def _lengths_fit(raw: bytes) -> bool:
 
 def safe_path(path: str) -> str:
     """The relative path under which a stranger's file may be placed on any of our systems; a safe path stays as it is."""
-    *folders, name = [_safe_component(component) for component in path.split("/") if component] or ["_"]
-    return "/".join((*_shorten_folders(folders), name))
+    folders, _, name = path.rstrip("/").rpartition("/")
+    safe = _safe_component(name) if name else "_"
+    return f"{above}/{safe}" if (above := _safe_folders(folders)) else safe
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
+def _safe_folders(path: str) -> str:
+    return "/".join(_shorten_folders([_safe_component(component) for component in path.split("/") if component]))
+
+
 def _safe_component(component: str) -> str:
+    if _plain.fullmatch(component) and not _device.match(component):
+        return component
     text = _hidden_start.sub("_", _portable(component)).rstrip(". ") or "_"
     if _device.match(text):
         text = f"_{text}"

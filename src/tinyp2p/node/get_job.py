@@ -239,7 +239,7 @@ class GetJob:
         replace = self.target.stat(item.path) if self.request.update else None
         if replace is not None and look_at(item, item.path, self.target, self.notes) != "ours":
             replace = None
-        for name in dict.fromkeys([item.path, *item.names]):
+        for name in dict.fromkeys([item.path, *item.names()]):
             try:
                 placed = part.finish(name, item.entry.mode, item.entry.mtime_ns, replace)
             except FileExistsError:

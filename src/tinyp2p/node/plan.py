@@ -19,16 +19,23 @@ Look = Literal["free", "same", "ours", "user", "other"]
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """One file to have: where it comes from, and the names it may take below the target, the best first."""
+    """One file to have: where it comes from, and where it goes below the target."""
 
     key: ShareKey
     entry: Entry
     place: str
-    names: list[str]
+    safe: str
+    owner: str
+    taken: set[str]  # the names of the others, folded
     holders: list[MemberId]
     cid: Cid | None
     path: str = ""
     status: Literal["wanted", "exists", "differs"] = "wanted"
+
+    def names(self) -> list[str]:
+        """The names that it may take, the best first; worked out only where the first will not do."""
+        names = [self.safe, with_label(self.safe, self.owner), with_label(self.safe, f"{self.owner}, {self.key.share}")]
+        return [name for name in names if fold(name) not in self.taken] or names[-1:]
 
     def judge(self, look: Look, update: bool) -> None:
         """What to do, by what lies under the item's name: nothing is replaced but, with `update`, what a get put there."""
@@ -59,29 +66,35 @@ def make_plan(found: Iterable[tuple[ShareKey, Entry]], names: dict[MemberId, str
         path = safe_path(entry.path)
         owner = names.get(key.member, key.member)
         place = str(Place(owner, key.share, entry.path))
-        above = fold(path).split("/")
-        taken.update("/".join(above[:count]) for count in range(1, len(above) + (entry.type == "d")))
+        folded = fold(path)
+        _take_folders(taken, folded if entry.type == "d" else folded.rpartition("/")[0])
         if entry.type == "d":
             plan.folders.append((path, entry))
         elif entry.type == "l":
-            plan.links.append(Item(key, entry, place, [path], [], None, path))
+            plan.links.append(Item(key, entry, place, path, owner, taken, [], None, path))
         else:
             # The same path with the same content from several members is one file with several sources; a false size stands for itself.
-            same = files.setdefault(
-                (fold(path), entry.cid or entry.mtime_ns, entry.size),
-                Item(key, entry, place, [path, with_label(path, owner), with_label(path, f"{owner}, {key.share}")], [], entry.cid),
-            )
+            mark = folded, entry.cid or entry.mtime_ns, entry.size
+            same = files.get(mark)
+            if same is None:
+                same = files[mark] = Item(key, entry, place, path, owner, taken, [], entry.cid)
             same.holders.append(key.member)
     plan.items = list(files.values())
     is_missing = cache(partial(_is_missing, target))
-    for item in plan.items:
-        item.names = [name for name in item.names if fold(name) not in taken] or item.names[-1:]
-        if is_missing(item.names[0].rpartition("/")[0]):
-            item.path = item.names[0]
+    for (folded, _, _), item in files.items():
+        if is_missing(item.safe.rpartition("/")[0]):
+            item.path = item.safe if folded not in taken else item.names()[0]
         else:
             choose_name(item, target, notes, update)
         taken.add(fold(item.path))
     return plan
+
+
+def _take_folders(taken: set[str], folder: str) -> None:
+    """No file may have the name of a folder, nor of one above it."""
+    while folder and folder not in taken:
+        taken.add(folder)
+        folder = folder.rpartition("/")[0]
 
 
 def _is_missing(target: Target, folder: str) -> bool:
@@ -94,7 +107,7 @@ def _is_missing(target: Target, folder: str) -> bool:
 def choose_name(item: Item, target: Target, notes: Notes, update: bool) -> None:
     """Choose among the names of a file: the one under which its content lies here, else the first that no other get has taken."""
     looks: dict[str, Look] = {}
-    for name in item.names:
+    for name in item.names():
         looks[name] = look_at(item, name, target, notes)
         if looks[name] == "same":
             break
