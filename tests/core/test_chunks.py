@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -91,6 +92,7 @@ def test_chunk_count(size: int, count: int) -> None:
 @given(st.binary(max_size=40))
 def test_base32_goes_there_and_back(raw: bytes) -> None:
     assert b32_bytes(b32(raw)) == raw
+    assert b32(raw) == base64.b32encode(raw).decode().lower().rstrip("=")
 
 
 @given(st.text(max_size=60))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -13,11 +14,15 @@ from ..limits import CHUNK_SIZE, HASH_SIZE, MAX_FILE_SIZE, MAX_MANIFEST_BYTES
 from ..model import Cid
 
 MANIFEST_CONTEXT = "tinyp2p 1 manifest"
+_PAIRS = ["".join(pair) for pair in itertools.product("abcdefghijklmnopqrstuvwxyz234567", repeat=2)]
 
 
 def b32(raw: bytes) -> str:
-    """Base32 in lower case without padding."""
-    return base64.b32encode(raw).decode("ascii").lower().rstrip("=")
+    """Base32 in lower case without padding; two characters at a time, since each small file takes one."""
+    length = -(-8 * len(raw) // 5)
+    bits = 10 * -(-length // 2)
+    number = int.from_bytes(raw, "big") << bits - 8 * len(raw)
+    return "".join([_PAIRS[number >> shift & 1023] for shift in range(bits - 10, -1, -10)])[:length]
 
 
 def b32_bytes(text: str) -> bytes:
@@ -43,6 +48,10 @@ def chunk_hash(data: bytes | bytearray | memoryview) -> bytes:
     return blake3(data).digest()
 
 
+def cid_of(size_bytes: int, hashes: bytes) -> Cid:
+    return Cid(b32(blake3(size_bytes.to_bytes(8, "big") + hashes, derive_key_context=MANIFEST_CONTEXT).digest()))
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """A file's size and the hashes of its chunks; `hashes` is their concatenation."""
@@ -52,7 +61,7 @@ class Manifest:
 
     @property
     def cid(self) -> Cid:
-        return Cid(b32(blake3(self.encode(), derive_key_context=MANIFEST_CONTEXT).digest()))
+        return cid_of(self.size_bytes, self.hashes)
 
     def encode(self) -> bytes:
         return self.size_bytes.to_bytes(8, "big") + self.hashes
@@ -80,7 +89,7 @@ class Manifest:
 
 def is_chunk(cid: Cid, manifest: Manifest | None, size_bytes: int, index: int, data: bytes | bytearray | memoryview) -> bool:
     """Whether these are a content's bytes; one of a single chunk needs no manifest, since its id says what the hash must be."""
-    return manifest.is_chunk(index, data) if manifest is not None else Manifest(size_bytes, chunk_hash(data)).cid == cid
+    return manifest.is_chunk(index, data) if manifest is not None else cid_of(size_bytes, chunk_hash(data)) == cid
 
 
 class Bitmap:
