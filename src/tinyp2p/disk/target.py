@@ -110,6 +110,7 @@ class Target:
 
     def __init__(self, path: str, handle: int) -> None:
         self.path = path
+        self._beginning = os.path.join(path, "")
         self.handle = handle
         self._made: set[str] = set()
         self.unsynced: set[str] = set()
@@ -147,7 +148,7 @@ class Target:
 
     def full_path(self, path: str) -> str:
         """How a relative path is shown to the user."""
-        return os.path.join(self.path, path) if path else self.path
+        return self._beginning + path if path else self.path
 
     def stat(self, path: str) -> os.stat_result | None:
         """What lies at a path, a symlink being itself; None if nothing does; raises NotAFolder where the way there is none."""
