@@ -109,6 +109,23 @@ def test_a_large_body_comes_in_chunks_and_can_be_paused(step: int) -> None:
     connected(work)
 
 
+@pytest.mark.parametrize(("limit", "fits"), [(5, True), (4, False)])
+def test_a_sink_takes_a_body_of_any_length_up_to_the_limit(limit: int, fits: bool) -> None:
+    async def work(connection: Connection, transport: FakeTransport) -> None:
+        sink = Pieces()
+        asking = asyncio.create_task(connection.ask("POST", "/a", b"which", limit, sink=sink))
+        await asyncio.sleep(0)
+        feed(connection, OK, 7)
+        if fits:
+            assert await asking == b"" and sink.pieces == [b"hello"]
+        else:
+            with pytest.raises(Malformed):
+                await asking
+            assert not sink.pieces and transport.aborted
+
+    connected(work)
+
+
 @pytest.mark.parametrize(
     "answer",
     [

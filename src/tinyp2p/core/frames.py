@@ -18,17 +18,17 @@ def encode_frames(contents: Iterable[bytes | None]) -> bytes:
     return b"".join(pieces)
 
 
-def decode_frames(raw: bytes, sizes: Iterable[int]) -> list[bytes | None]:
-    """The contents, None for each that does not come or has another size than was expected; raises Malformed."""
-    contents: list[bytes | None] = []
-    start = 0
+def decode_frames(raw: bytes | memoryview, sizes: Iterable[int]) -> list[memoryview | None]:
+    """The contents, None for each that does not come or has another size than was expected; raises Malformed. Nothing is copied."""
+    contents: list[memoryview | None] = []
+    view, end = memoryview(raw), 0
     for size in sizes:
-        begin = start + HEAD_BYTES
-        length = int.from_bytes(raw[start:begin], "big")
-        start = begin if length == NOT_HERE else begin + length
-        if begin > len(raw) or start > len(raw):
+        begin = end + HEAD_BYTES
+        length = int.from_bytes(view[end:begin], "big")
+        end = begin if length == NOT_HERE else begin + length
+        if begin > len(view) or end > len(view):
             raise Malformed("An answer with several files is cut short.")
-        contents.append(raw[begin:start] if length == size else None)
-    if start != len(raw):
+        contents.append(view[begin:end] if length == size else None)
+    if end != len(view):
         raise Malformed("An answer with several files is too long.")
     return contents

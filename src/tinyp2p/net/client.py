@@ -117,7 +117,7 @@ class Connection(asyncio.BufferedProtocol):
         expected: int | None = None,
         limit: int = MAX_JSON_BYTES,
     ) -> asyncio.Future[Answer]:
-        """Put a request on its way; with a sink, a 2xx body of exactly `expected` bytes goes there instead of into the answer."""
+        """Put a request on its way; with a sink, a 2xx body of `expected` bytes (None: any up to the limit) goes there, not into the answer."""
         pending = _Pending(sink, expected, limit)
         if not self.usable or self._transport is None:
             pending.future.set_exception(self._error or ConnectionLost("The connection to a member has ended."))
@@ -134,11 +134,13 @@ class Connection(asyncio.BufferedProtocol):
             self._watch = asyncio.get_running_loop().call_later(STALL_TIMEOUT_S, self._check_progress)
         return pending.future
 
-    async def ask(self, method: str, target: str, body: bytes = b"", limit: int = MAX_JSON_BYTES, timeout_s: float | None = None) -> bytes:
-        """The body of a 2xx answer, at least at SLOWEST_LINE; raises AnswerError, Busy, ConnectionLost or Malformed."""
+    async def ask(
+        self, method: str, target: str, body: bytes = b"", limit: int = MAX_JSON_BYTES, timeout_s: float | None = None, sink: Sink | None = None
+    ) -> bytes:
+        """The body of a 2xx answer, unless it goes to a sink; at least at SLOWEST_LINE; raises AnswerError, Busy, ConnectionLost or Malformed."""
         try:
             async with asyncio.timeout(timeout_s or REQUEST_TIMEOUT_S + limit / SLOWEST_LINE):
-                return await _patiently(lambda: self.send(method, target, body, limit=limit))
+                return await _patiently(lambda: self.send(method, target, body, sink=sink, limit=limit))
         except TimeoutError as error:
             self.close(ConnectionLost("A member did not answer in time."))
             raise ConnectionLost("A member did not answer in time.") from error
@@ -204,13 +206,13 @@ class Connection(asyncio.BufferedProtocol):
             raise Malformed("A member answers what nobody asked.")
         pending = self._pending[0]
         self._status, self._left = head.status, head.length or 0
-        self._sink = pending.collector
-        if pending.sink is not None and 200 <= head.status < 300:
+        sink = pending.sink if 200 <= head.status < 300 else None
+        if sink is not None and pending.expected is not None:
             if self._left != pending.expected:
                 raise Malformed("A member sends another length than was asked.")
-            self._sink = pending.sink
         elif self._left > pending.limit:
             raise Malformed("A member's answer is too long.")
+        self._sink = sink or pending.collector
         self._next_piece()
 
     def _next_piece(self) -> None:

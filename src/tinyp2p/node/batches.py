@@ -32,6 +32,31 @@ HOPE_S = 2.0  # for somebody to be there; whoever comes later is found when file
 Holders = tuple[MemberId, ...]
 
 
+class _Memory:
+    """A sink for one answer after another: what is fresh costs more than all that is done with it, so it is used again."""
+
+    def __init__(self) -> None:
+        self._raw = memoryview(b"")
+        self._filled = 0
+
+    def begin(self, size_bytes: int) -> None:
+        """Forget what came before, and have room for so much."""
+        if len(self._raw) < size_bytes:
+            self._raw = memoryview(bytearray(size_bytes))
+        self._filled = 0
+
+    def take_buffer(self, size_bytes: int) -> memoryview:
+        self._filled += size_bytes
+        return self._raw[self._filled - size_bytes : self._filled]
+
+    def piece_arrived(self, piece: memoryview) -> bool:
+        return True
+
+    @property
+    def body(self) -> memoryview:
+        return self._raw[: self._filled]
+
+
 class Batches:
     """`run` fetches and places what it can, and returns it; `placed` is told of each file."""
 
@@ -75,8 +100,9 @@ class Batches:
     async def _work(self, source: MemberId) -> None:
         try:
             async with self.swarm.lanes.lane(source) as connection:
+                memory = _Memory()
                 while self.swarm.may_ask(source) and (batch := list(self._next(source))):
-                    await self._fetch(connection, source, batch)
+                    await self._fetch(connection, source, batch, memory)
         except TinyP2PError as error:
             log.info("batches ended source=%s error=%s", source, error)
 
@@ -92,7 +118,7 @@ class Batches:
                 count, size = count + 1, size + item.entry.size
                 yield item
 
-    async def _fetch(self, connection: Connection, source: MemberId, items: list[Item]) -> None:
+    async def _fetch(self, connection: Connection, source: MemberId, items: list[Item], memory: _Memory) -> None:
         lock, free = self.swarm.lock_free(item.cid for item in items if item.cid)
         async with lock:
             here = await asyncio.to_thread(self.notes.here, list(free))
@@ -102,8 +128,10 @@ class Batches:
             request = wire.encode(wire.Blobs([item.cid or "" for item in items]))
             async with self.rate:
                 await self.rate.spend(sum(sizes))
-            raw = await connection.ask("POST", "/v1/blobs", request, limit=sum(sizes) + HEAD_BYTES * len(items))
-            contents = decode_frames(raw, sizes)
+            limit = sum(sizes) + HEAD_BYTES * len(items)
+            memory.begin(limit)
+            await connection.ask("POST", "/v1/blobs", request, limit, sink=memory)
+            contents = decode_frames(memory.body, sizes)
             self.on_bytes(source, sum(len(content) for content in contents if content is not None))
             async with self._one_at_a_time:
                 placed, wrong = await asyncio.to_thread(self._place, list(zip(items, contents, strict=True)))
@@ -116,7 +144,7 @@ class Batches:
             self.swarm.lanes.wrong_bytes(source, wrong[0], 0)
             raise WrongBytes("A batch holds what it should not.")
 
-    def _place(self, found: list[tuple[Item, bytes | None]]) -> tuple[list[tuple[Item, Placed]], list[Cid]]:
+    def _place(self, found: list[tuple[Item, memoryview | None]]) -> tuple[list[tuple[Item, Placed]], list[Cid]]:
         """Check and place what came; what was placed, and what is not what it should be. Blocks."""
         good, wrong = [], []
         for item, content in found:
