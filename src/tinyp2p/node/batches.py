@@ -79,6 +79,7 @@ class Batches:
         self._tried: set[MemberId] = set()
         self._waiting: dict[Holders, deque[Item]] = defaultdict(deque)
         self._one_at_a_time = asyncio.Lock()
+        self._most = LEAST
 
     async def run(self, items: Iterable[Item]) -> set[Item]:
         """Put every source to work once, also one that comes meanwhile, until nothing waits or nobody is left to ask."""
@@ -94,7 +95,10 @@ class Batches:
                 working = {task for task in working if not task.done()}
                 if not working and time.monotonic() > hope_until_s:
                     break
-                await asyncio.sleep(LOOK_S)
+                if working:
+                    await asyncio.wait(working, timeout=LOOK_S)  # where all that is left is soon done, so is this
+                else:
+                    await asyncio.sleep(LOOK_S)
         return self.done
 
     async def _work(self, source: MemberId) -> None:
@@ -110,7 +114,8 @@ class Batches:
         """What to ask a source for next, as much as fits into one answer and leaves the others their part."""
         count = size = 0
         left, workers = sum(map(len, self._waiting.values())), CONNECTIONS_PER_SOURCE * len(self._tried)
-        most = min(MAX_BATCH_FILES, max(LEAST, left // (2 * workers)))
+        # Few at first, so that there is soon something to place; fewer at the end, so that all have something to do.
+        most = self._most = min(MAX_BATCH_FILES, 2 * self._most, max(LEAST, left // (2 * workers)))
         room = min(MAX_BATCH_BYTES, max(SMALL_FILE, self.rate.bytes_per_s))  # about a second of what the user allows
         for holders, waiting in self._waiting.items():
             while source in holders and waiting and count < most and size + waiting[0].entry.size <= room:

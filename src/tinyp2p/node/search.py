@@ -74,13 +74,15 @@ class Search:
         places = [(text, self._place(text)) for text in wish.patterns]
         plain = [text for text, place in places if place is None]
         seen: set[tuple[ShareKey, str]] = set()
+        by_places = places and not plain and wish.regex is None and cid is None
         for _, place in places:
             key = ShareKey(MemberId(place.member), place.share) if place else None
             if place and key and (members is None or key.member in members):
                 for entry in self.catalogs.below(key, place.path):
-                    seen.add((key, entry.path))
+                    if not by_places:
+                        seen.add((key, entry.path))
                     yield key, entry
-        if places and not plain and wish.regex is None and cid is None:
+        if by_places:
             return
         query = Query.parse(plain, wish.regex)
         for key, entry in self.catalogs.scan(members, query.required, cid, query.literals):
