@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING
 
 from ..core.names import printable
@@ -145,6 +144,8 @@ def _connect(home: GroupHome) -> socket.socket | None:
 
 def _ask(connection: socket.socket, operation: str, request: Event) -> Generator[Event]:
     """The events of a member; raises HomeBusy where it went away before it took the request, which can then be made again."""
+    from http.client import HTTPConnection, HTTPException  # most of the time it takes to load this program's command line
+
     http = HTTPConnection("localhost")
     http.sock = connection
     with closing(http):

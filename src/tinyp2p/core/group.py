@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from urllib.parse import quote
 
-from argon2.low_level import Type, hash_secret_raw
 from blake3 import blake3
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -125,6 +124,8 @@ class Group:
         """The password network of that name; slow on purpose (256 MiB, about a second)."""
         salt = blake3(b"tinyp2p 1 password network\n" + unicodedata.normalize("NFC", name).encode()).digest()[:16]
         secret = unicodedata.normalize("NFC", password).encode()
+        from argon2.low_level import Type, hash_secret_raw  # for the few networks with a password, once
+
         raw = hash_secret_raw(secret, salt, ARGON2_PASSES, ARGON2_MEMORY_KIB, 1, 64, Type.ID)
         return cls.from_seed(name, raw[:32], raw[32:])
 

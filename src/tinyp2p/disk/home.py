@@ -13,13 +13,18 @@ import tempfile
 from dataclasses import dataclass
 from typing import Any
 
-import platformdirs
-
 from ..errors import LocalError, NoGroup, Refused, UsageError
 
 SOCKET_PATH_MAX = 100
 STAGED = "staged.json"
 SECRET_FILES = ("group.key", "group.secret", "member.key", "secret.json", "former.json")
+
+
+def _usual_path() -> str:
+    """Where this system keeps what belongs to a user's programs."""
+    import platformdirs  # not needed where a home is given
+
+    return platformdirs.user_data_dir("tinyp2p", appauthor=False)
 
 
 def write_private(path: str, data: bytes) -> None:
@@ -157,7 +162,7 @@ class Home:
     """All groups of one user on this computer (`--home`, `TINYP2P_HOME`, else the platform's data folder)."""
 
     def __init__(self, path: str | None = None) -> None:
-        self.path = os.path.abspath(path or platformdirs.user_data_dir("tinyp2p", appauthor=False))
+        self.path = os.path.abspath(path or _usual_path())
 
     def group_names(self) -> list[str]:
         folder = os.path.join(self.path, "groups")
