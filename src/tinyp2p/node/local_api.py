@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 
 from ..errors import LocalError, TinyP2PError
 from ..limits import MAX_JSON_BYTES
+from .flow import flow, pump, waiting
 from .server import Receive, Scope, Send
 
 log = logging.getLogger(__name__)
@@ -104,9 +105,24 @@ class LocalApi:
     async def _work(self, operation: str, body: bytes, send: Send) -> None:
         try:
             request = msgspec.json.decode(body, type=dict[str, Any]) if body else {}
-            async with contextlib.aclosing(self.operation(operation, request)) as events:  # type: ignore[type-var]
-                async for event in events:
-                    await send({"type": "http.response.body", "body": msgspec.json.encode(event) + b"\n", "more_body": True})
+            await self._tell(self.operation(operation, request), send)
         except Exception as error:
             await send({"type": "http.response.body", "body": msgspec.json.encode(error_event(error)) + b"\n", "more_body": True})
         await send({"type": "http.response.body", "body": b""})
+
+    async def _tell(self, events: AsyncIterator[dict[str, Any]], send: Send) -> None:
+        """Send events as they come, those that come together in one piece; raises what ended them."""
+        come = flow()
+        pumping = asyncio.create_task(pump(events, come))
+        try:
+            while True:
+                found = await waiting(come)
+                lines = [msgspec.json.encode(event) + b"\n" for event in found if isinstance(event, dict)]
+                await send({"type": "http.response.body", "body": b"".join(lines), "more_body": True})
+                if isinstance(found[-1], BaseException):
+                    raise found[-1]
+                if found[-1] is None:
+                    return
+        finally:
+            pumping.cancel()
+            await asyncio.gather(pumping, return_exceptions=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 from ..disk.home import GroupHome
 from ..disk.log import log_to
 from ..errors import HomeBusy, NothingMatched, TinyP2PError, UsageError
+from .flow import flow, pump, waiting
 from .node import SETTLE_S, Node
 from .operations import Event
 from .own_share import OwnShare
@@ -150,21 +152,22 @@ def _locked(home: GroupHome, events: AsyncIterator[Event]) -> Generator[Event]:
     if lock is None:
         raise HomeBusy("Another tinyp2p is at work in this home.", "Wait a moment, then try again.")
     handler = log_to(home.log_path)
+    gc.freeze()  # what has been loaded stays: the collector need not look through it time and again
     try:
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             runner.get_loop().set_exception_handler(_log_problem)
-            queue: asyncio.Queue[Event | BaseException | None] = asyncio.Queue(1000)
-            pump = runner.get_loop().create_task(_pump(events, queue))
+            come = flow()
+            pumping = runner.get_loop().create_task(pump(events, come))
             try:
                 while True:
-                    for event in runner.run(_waiting(queue)):
+                    for event in runner.run(waiting(come)):
                         if event is None:
                             return
                         if isinstance(event, BaseException):
                             raise event
                         yield event
             finally:
-                runner.run(_end(pump))
+                runner.run(_end(pumping))
     finally:
         logging.getLogger().removeHandler(handler)
         handler.close()
@@ -184,23 +187,6 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-async def _pump(events: AsyncIterator[Event], queue: asyncio.Queue[Event | BaseException | None]) -> None:
-    try:
-        async for event in events:
-            await queue.put(event)
-        await queue.put(None)
-    except Exception as error:
-        await queue.put(error)
-
-
-async def _waiting(queue: asyncio.Queue[Event | BaseException | None]) -> list[Event | BaseException | None]:
-    """All events that have come, at least one: each run of the loop from outside takes a while."""
-    found = [await queue.get()]
-    while not queue.empty():
-        found.append(queue.get_nowait())
-    return found
-
-
-async def _end(pump: asyncio.Task[None]) -> None:
-    pump.cancel()
-    await asyncio.gather(pump, return_exceptions=True)
+async def _end(pumping: asyncio.Task[None]) -> None:
+    pumping.cancel()
+    await asyncio.gather(pumping, return_exceptions=True)
