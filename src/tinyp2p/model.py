@@ -32,8 +32,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     target: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class ShareKey:
+class ShareKey(msgspec.Struct, frozen=True):
     """What names a catalog in the group: the member and the share's name."""
 
     member: MemberId
@@ -43,8 +42,7 @@ class ShareKey:
         return f"{self.member}/{self.share}"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """An entry's literal name, MEMBER:SHARE/PATH; `member` is a display name or a member id."""
 
     member: str

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from typing import Any
 
 import click
+import msgspec
 
 from ..core.names import printable
 from ..errors import Interrupted, NotAllHere, NothingMatched, Refused, UsageError
@@ -25,14 +25,13 @@ PROBLEMS_SHOWN = 20
 PLACED_SHOWN = 3
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(msgspec.Struct):
     """What the events of one run came to."""
 
-    plan: Event = field(default_factory=Event)
-    summary: Event = field(default_factory=Event)
-    problems: list[Event] = field(default_factory=list)
-    placed: list[str] = field(default_factory=list)
+    plan: Event = msgspec.field(default_factory=Event)
+    summary: Event = msgspec.field(default_factory=Event)
+    problems: list[Event] = msgspec.field(default_factory=list)
+    placed: list[str] = msgspec.field(default_factory=list)
 
     def keep(self, summary: Event) -> None:
         self.summary = summary

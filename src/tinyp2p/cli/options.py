@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from ..disk.home import GroupHome, Home
 from ..limits import DEFAULT_PORT
@@ -27,8 +27,7 @@ NO_ENVIRONMENT = ("yes", "force", "keyholder")
 DURATION_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-@dataclass(slots=True)
-class Settings:
+class Settings(msgspec.Struct):
     """The global options of this run."""
 
     home: str | None = None

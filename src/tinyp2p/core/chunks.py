@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
+import msgspec
 from blake3 import blake3
 
 from ..errors import Malformed, WrongBytes
@@ -52,8 +52,7 @@ def cid_of(size_bytes: int, hashes: bytes) -> Cid:
     return Cid(b32(blake3(size_bytes.to_bytes(8, "big") + hashes, derive_key_context=MANIFEST_CONTEXT).digest()))
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(msgspec.Struct, frozen=True):
     """A file's size and the hashes of its chunks; `hashes` is their concatenation."""
 
     size_bytes: int

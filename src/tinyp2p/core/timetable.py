@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from ..errors import UsageError
 
@@ -14,8 +15,7 @@ _RATE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([kmg])(i?)b?(?:/s)?", re.ASCII)
 _SPAN = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-4]):([0-5]\d)=(.+)", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Timetable:
+class Timetable(msgspec.Struct, frozen=True):
     """`spans` of minutes of the day, from and until, each with its rate in bytes a second; the first that holds a minute counts, else `usual`."""
 
     usual: float = math.inf

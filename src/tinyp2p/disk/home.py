@@ -10,8 +10,9 @@ import os
 import shlex
 import stat
 import tempfile
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from ..errors import LocalError, NoGroup, Refused, UsageError
 
@@ -60,8 +61,7 @@ def _is_open(path: str) -> bool:
         return False
 
 
-@dataclass(frozen=True, slots=True)
-class GroupHome:
+class GroupHome(msgspec.Struct, frozen=True):
     """The folder of one group within the home; its name is the group's name here."""
 
     name: str

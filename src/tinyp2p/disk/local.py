@@ -6,7 +6,6 @@ Leaves out reading the disk (scan.py) and when to publish (node/shares.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from sqlite3 import Connection
 
 import msgspec
@@ -25,8 +24,7 @@ from .scan import Folder, Found
 PATH_CHANGED, CID_ONLY = 1, 2
 
 
-@dataclass(frozen=True, slots=True)
-class LocalFile:
+class LocalFile(msgspec.Struct, frozen=True):
     """A file of mine as it was when it was last looked at."""
 
     share: str
@@ -42,8 +40,7 @@ class LocalFile:
         return self.size, self.mtime_ns, self.ctime_ns, self.inode
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(msgspec.Struct, frozen=True):
     """What a look at one folder changed: whether anything, and the folders in it that are new or gone."""
 
     changed: bool

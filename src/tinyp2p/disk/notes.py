@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -14,8 +13,7 @@ from ..model import Cid
 from .index import Index, from_column, to_column
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(msgspec.Struct, frozen=True):
     """A file that a get put somewhere, as it was then."""
 
     place: str
@@ -25,8 +23,7 @@ class Placed:
     inode: int
 
 
-@dataclass(frozen=True, slots=True)
-class KeptInvite:
+class KeptInvite(msgspec.Struct, frozen=True):
     """An invite as its keyholder remembers it, without the key that makes it good."""
 
     id: str

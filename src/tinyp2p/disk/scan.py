@@ -12,9 +12,10 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Self
+
+import msgspec
 
 from ..core.names import is_valid_path, path_from_bytes, path_to_bytes
 from ..errors import LocalError, Malformed
@@ -40,8 +41,7 @@ _NO_NAMES = frozenset((b"", b".", b".."))
 _NO_LONGER_A_FOLDER = (errno.ENOTDIR, errno.ELOOP)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """One path as the disk has it; `path` and `target` are in the escaped form of the protocol.
 
     `path` is relative to the share. Directories have size and mtime 0, symlinks size 0 and their own times; `mode` is the 9 permission bits.
@@ -57,8 +57,7 @@ class Found:
     target: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Folder:
+class Folder(msgspec.Struct, frozen=True):
     """What one folder holds, sorted by path; `left_out` counts hidden, ignored and special names, `unreadable` what the disk would not tell."""
 
     entries: list[Found]

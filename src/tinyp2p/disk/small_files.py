@@ -11,8 +11,9 @@ import itertools
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
+
+import msgspec
 
 from .target import Target, explaining, names_of
 
@@ -20,8 +21,7 @@ NAMELESS = getattr(os, "O_TMPFILE", 0)
 AT_EMPTY_PATH = 0x1000
 
 
-@dataclass(frozen=True, slots=True)
-class SmallFile:
+class SmallFile(msgspec.Struct, frozen=True):
     path: str
     content: bytes | memoryview
     mode: int

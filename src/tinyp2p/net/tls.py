@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hmac
 import ssl
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+
+import msgspec
 
 from ..core.identity import pem_of, read_certificate
 from ..errors import Malformed
@@ -14,8 +16,7 @@ from ..model import Peer
 WELCOME = ssl.ALERT_DESCRIPTION_USER_CANCELLED  # never sent: it tells a ClientHello that is let in from all others
 
 
-@dataclass(slots=True)
-class Former:
+class Former(msgspec.Struct):
     """The group as it was before it got a new key, for members who do not know that yet."""
 
     group_pem: bytes
@@ -23,8 +24,7 @@ class Former:
     names: list[str]
 
 
-@dataclass(slots=True)
-class Credentials:
+class Credentials(msgspec.Struct):
     """What this side shows and checks: the group's certificate, its own certificate and key as files, and the server name in force.
 
     Names that were in force before still open the door: whoever was away when the secret changed knows no other.
@@ -34,7 +34,7 @@ class Credentials:
     certificate_path: str
     key_path: str
     server_name: str
-    former_names: list[str] = field(default_factory=list)
+    former_names: list[str] = msgspec.field(default_factory=list)
     former: Former | None = None
 
 

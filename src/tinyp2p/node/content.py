@@ -12,8 +12,9 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
+
+import msgspec
 
 from ..core.chunks import Manifest, chunk_count, chunk_length, is_chunk
 from ..core.members import Members
@@ -110,16 +111,15 @@ class PartialSource(_Source):
 Source = FileSource | PartialSource
 
 
-@dataclass(slots=True)
-class _Growth:
+class _Growth(msgspec.Struct):
     """A file being hashed because somebody asked for it by its place."""
 
     asker: MemberId
     asked_s: float
-    hashes: bytearray = field(default_factory=bytearray)
+    hashes: bytearray = msgspec.field(default_factory=bytearray)
     cid: Cid | None = None
     failed: bool = False
-    moved: asyncio.Event = field(default_factory=asyncio.Event)
+    moved: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
     @property
     def ended(self) -> bool:

@@ -17,7 +17,8 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from ..limits import HANDSHAKE_TIMEOUT_S, HANDSHAKES, HANDSHAKES_S, MAX_HELLO_BYTES, MAX_KNOCKS, MAX_KNOCKS_OF_ONE
 from ..net.tls import GroupContext, alert_to
@@ -35,8 +36,7 @@ def source_of(host: str) -> str:
     return str(address.ipv4_mapped or address.packed[:8].hex())
 
 
-@dataclass(eq=False, slots=True)
-class _Knock:
+class _Knock(msgspec.Struct, eq=False):
     """Somebody at the door: a connection that is listened to, then a task that shakes hands with it."""
 
     connection: socket.socket

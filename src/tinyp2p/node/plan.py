@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Literal
+
+import msgspec
 
 from ..core.names import fold, safe_path, with_label
 from ..disk.notes import Notes
@@ -17,8 +18,7 @@ from ..model import Cid, Entry, MemberId, Place, ShareKey
 Look = Literal["free", "same", "ours", "user", "other"]
 
 
-@dataclass(slots=True, eq=False)
-class Item:
+class Item(msgspec.Struct, eq=False):
     """One file to have: where it comes from, and where it goes below the target."""
 
     key: ShareKey
@@ -45,13 +45,12 @@ class Item:
             self.status = "wanted" if look == "free" or (look == "ours" and update) else "differs"
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(msgspec.Struct):
     """What a get means to do."""
 
-    items: list[Item] = field(default_factory=list)
-    folders: list[tuple[str, Entry]] = field(default_factory=list)
-    links: list[Item] = field(default_factory=list)
+    items: list[Item] = msgspec.field(default_factory=list)
+    folders: list[tuple[str, Entry]] = msgspec.field(default_factory=list)
+    links: list[Item] = msgspec.field(default_factory=list)
 
     def wanted(self) -> list[Item]:
         return [item for item in self.items if item.status == "wanted"]

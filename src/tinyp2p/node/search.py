@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+
+import msgspec
 
 from ..core.match import Query, parse_place
 from ..core.members import Members
@@ -16,8 +17,7 @@ from ..model import TYPE_NAMES, Cid, Entry, MemberId, Place, ShareKey
 from .gossip import Presence
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(msgspec.Struct, frozen=True):
     """What a user asks for; nothing given means everything."""
 
     patterns: Sequence[str] = ()
