@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import email
 import email.policy
+import json
 import random
 import resource
 import shutil
 import signal
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -277,3 +280,21 @@ def test_a_file_changed_since_is_not_placed_under_its_old_list(peers: Peers, tmp
     done = ben.run("unbundle", *parts, "-o", tmp_path / "B")
     assert done.code == 5 and [event["status"] for event in done.of("file")] == ["failed", "done"]
     assert set(tree(tmp_path / "B")) == {"same.txt"}
+
+
+def test_an_unfinished_unbundle_is_no_get_to_be_resumed(peers: Peers, tmp_path: Path) -> None:
+    """It selects nothing by a pattern, and no pattern means all there is."""
+    write(tmp_path / "A/deep/note.txt", 1000, 1)
+    write(tmp_path / "A/other.bin", 1000, 2)
+    anna, ben = peers.group("anna", tmp_path / "A", "ben")
+    everybody_hashed(anna, "A/")
+    parts = bundled(anna, tmp_path / "parts", "note.txt")
+    write(tmp_path / "B/.tinyp2p-parts", 10)  # in the way of the folder for what is not whole
+    assert ben.run("unbundle", *parts, "-o", tmp_path / "B").code == 1
+    resumed = ben.run("get", "--resume")
+    assert resumed.code == 3 and "There is no unfinished get." in resumed.one("error")["message"]
+    # One that an earlier version wrote down is left alone.
+    (index,) = ben.path.glob("groups/*/index.db")
+    with contextlib.closing(sqlite3.connect(index, isolation_level=None)) as db:
+        db.execute("INSERT INTO job VALUES (NULL, ?, 0)", (json.dumps({"directory": str(tmp_path / "all"), "confirmed": True}).encode(),))
+    assert ben.run("get", "--resume").code == 3 and not (tmp_path / "all").exists()

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import hmac
 import re
+import time
 from collections.abc import Callable
 
 import re2
 
 from ..errors import Malformed, RemoteError
-from ..limits import MIB
+from ..limits import KIB, MIB
 from .book import Book
 from .files import MAX_FILE_BYTES, Offered
 from .mirror import Mirror
@@ -21,7 +22,7 @@ from .wire import Door, answer_call, post
 from .xmlrpc import Fault, Value, decode_call, decode_reply, encode_call, encode_fault, encode_reply
 
 MAX_PEERS, FETCHED_AT_ONCE = 32, 3
-MAX_PATTERN = 1_000
+MAX_PATTERN, MAX_PROGRAM_BYTES, MATCHING_S = 1_000, 64 * KIB, 2.0  # RE2 is linear in the name, and also in what the pattern unfolds to
 MAX_LIST_BYTES = 2 * MIB
 POLL_S = 5.0
 _url = re.compile(r"http://((?:[0-9A-Za-z.-]{1,200}|\[[0-9A-Fa-f:]{2,45}\]):([0-9]{1,5}))")
@@ -47,9 +48,9 @@ class TinyP2P:
         self.mirrors: dict[str, Mirror] = {}
         self.book = Book(MAX_PEERS, POLL_S, self._visit)
         self.door = Door(lambda reader: answer_call(reader, self._answer))
-        self._listing, self._fetching = asyncio.Lock(), asyncio.Semaphore(FETCHED_AT_ONCE)
+        self._listing, self._reading, self._fetching = asyncio.Lock(), asyncio.Lock(), asyncio.Semaphore(FETCHED_AT_ONCE)
         self._options = re2.Options()
-        self._options.max_mem, self._options.log_errors = MIB, False
+        self._options.max_mem, self._options.log_errors = MAX_PROGRAM_BYTES, False
 
     async def listen(self) -> None:
         self.port = await self.door.listen(self.host.strip("[]"), self.port)
@@ -69,7 +70,9 @@ class TinyP2P:
     async def _ask(self, url: str, number: int, argument: Value, limit: int) -> Value:
         """Call a peer; raises RemoteError."""
         call = encode_call(token(self.password, url), number, argument)
-        reply = decode_reply(await post(url.removeprefix("http://"), call, limit))
+        data = await post(url.removeprefix("http://"), call, limit)
+        async with self._reading:  # it may be made to take long and much memory
+            reply = await asyncio.to_thread(decode_reply, data)
         if isinstance(reply, bool):
             raise RemoteError("It refuses our password, or knows itself by another URL.")
         return reply
@@ -135,4 +138,13 @@ class TinyP2P:
         except re2.error as error:
             raise Fault("This is no regular expression that can be used here.") from error
         async with self._listing:
-            return [name for name in await asyncio.to_thread(self.offered.texts) if search(name)]
+            return await asyncio.to_thread(self._matching, search)
+
+    def _matching(self, search: Callable[[bytes], object]) -> list[Value]:
+        """The names that a pattern finds. Blocks."""
+        names, until_s, found = self.offered.texts(), time.monotonic() + MATCHING_S, list[Value]()
+        for name in names:
+            found += [name] if search(name) else []
+            if time.monotonic() >= until_s:
+                raise Fault("The regular expression takes too long.")
+        return found

@@ -31,6 +31,9 @@ class Getting:
         """The events of a get; raises LocalErrors before anything is fetched."""
         if request.resume:
             jobs = await asyncio.to_thread(self.notes.jobs)
+            jobs = [
+                (number, wanted) for number, wanted in jobs if not msgspec.convert(wanted, Request).wish().is_empty()
+            ]  # it would mean all there is
             if not jobs:
                 raise NothingMatched("There is no unfinished get.", "Ask for something: tinyp2p get PATTERN")
             for number, wanted in jobs:
@@ -50,7 +53,7 @@ class Getting:
             yield event
 
     async def place(self, found: list[tuple[ShareKey, Entry]], request: Request, number: int | None = None) -> AsyncIterator[Event]:
-        """The events of having these entries."""
+        """The events of having these entries; remembered only where a wish selected them, which can select them again."""
         only_planned = request.dry_run and not await asyncio.to_thread(os.path.exists, request.directory)
         target = await opened(Target.open, request.directory)
         job = GetJob(self.search, self.swarm, self.notes, request, target)
@@ -63,12 +66,13 @@ class Getting:
                     yield self.search.event(key, entry, self.search.names())
                 yield job.summary()
             elif not announced["needs_confirmation"] or request.confirmed:
-                kept = number if number is not None else await asyncio.to_thread(self.notes.begin_job, _kept(request))
+                if number is None and not request.wish().is_empty():
+                    number = await asyncio.to_thread(self.notes.begin_job, _kept(request))
                 self.running.append(job)
                 async for event in job.run(plan):
                     yield event
-                if not job.is_resumable:
-                    await asyncio.to_thread(self.notes.end_job, kept)
+                if number is not None and not job.is_resumable:
+                    await asyncio.to_thread(self.notes.end_job, number)
         finally:
             with contextlib.suppress(ValueError):
                 self.running.remove(job)
