@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tracemalloc
 import xmlrpc.client
 
 import pytest
@@ -84,6 +85,7 @@ def test_faults() -> None:
         reply(b"<value><base64>AAAA</base64></value>"),
         reply(b"<value><array><data>" * 200),
         reply(b"<value><array><data>" + b"<value/>" * 60_000 + b"</data></array></value>"),
+        reply(b"<value>" + b"&#65;" * 20_000 + b"</value>"),
         b"</a>",
         b"<a></b>",
     ],
@@ -91,6 +93,26 @@ def test_faults() -> None:
 def test_malformed_replies(data: bytes) -> None:
     with pytest.raises(Malformed):
         decode_reply(data)
+
+
+def test_escapes_by_number() -> None:
+    for text, plain in (
+        (b"&#65;&#x41;&#xa;", b"AA\n"),
+        (b"&#38;amp;&#x26;lt;", b"&amp;&lt;"),
+        (b"&#999;&amp;#65;&#", b"&#999;&#65;&#"),
+        (b"&#13;" * 20_000, b"\r" * 20_000),
+    ):
+        assert decode_reply(reply(b"<value>%s</value>" % text)) == plain
+
+
+def test_escapes_in_great_number_take_little_memory() -> None:
+    data = reply(b"<value><string>%s</string></value>" % (b"xy&amp;" * 100_000))
+    tracemalloc.start()
+    try:
+        assert decode_reply(data) == b"xy&" * 100_000
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(data)
+    finally:
+        tracemalloc.stop()
 
 
 @given(

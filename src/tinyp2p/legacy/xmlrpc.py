@@ -18,7 +18,7 @@ NO_XML_RPC = "This is not XML-RPC as TinyP2P speaks it."
 
 _tag = re.compile(rb"<(/?)([A-Za-z0-9]{1,16})\s{0,8}(/?)>|<\?[^<>]{0,200}>")
 _numeric = re.compile(rb"&#(?:([0-9]{1,3})|x([0-9A-Fa-f]{1,2}));")
-_ENTITIES = ((b"&#13;", b"\r"), (b"&lt;", b"<"), (b"&gt;", b">"), (b"&quot;", b'"'), (b"&apos;", b"'"), (b"&amp;", b"&"))  # the last one last
+_ESCAPES = ((b"&lt;", b"<"), (b"&gt;", b">"), (b"&quot;", b'"'), (b"&apos;", b"'"), (b"&amp;", b"&"))  # in this order
 _HEAD = b"<?xml version='1.0'?>\n"
 # Programs of 2004 read what is written here with an XML parser, into 7-bit text.
 _DELIVERABLE = b"\t\n\r" + bytes(range(0x20, 0x7F))
@@ -134,13 +134,12 @@ def _value(node: _Node) -> Value:
 
 
 def _plain(text: bytes) -> bytes:
-    """A string without its escapes. One after the other: a piece for each escape would take many times their bytes."""
-    for escape, character in _ENTITIES[:1] if b"&#" in text else ():
-        text = text.replace(escape, character)
+    """A string without its escapes, one kind after the other: a piece for each of them would take many times their bytes."""
+    text = text.replace(b"&#13;", b"\r")
     if text.count(b"&#") > MAX_NUMERIC:
         raise Malformed(NO_XML_RPC)
     text = _numeric.sub(_character, text)
-    for escape, character in _ENTITIES[1:] if b"&" in text else ():
+    for escape, character in _ESCAPES:
         text = text.replace(escape, character)
     return text
 
