@@ -112,16 +112,15 @@ def backup(settings: Settings, file: str, password_file: str | None) -> int:
     """
     import pyrage
 
+    from ..disk.target import write_new
+
     group = settings.selected()
     passphrase = read_password(settings, password_file, True, "Give a passphrase with --password-file F or in TINYP2P_PASSWORD.")
     files = {name: data.decode() for name in KEPT if (data := group.read(name)) is not None}
     raw = json.dumps({"tinyp2p": 1, "group": group.name, "files": files}).encode()
     encrypted = pyrage.passphrase.encrypt(raw, passphrase)
     try:
-        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-            out.write(encrypted)
-            out.flush()
-            os.fsync(out.fileno())
+        write_new(file, encrypted)
     except FileExistsError:
         raise Refused(f"{file} is there already; nothing was written.", "Choose another name.") from None
     holds = "the group's key and this member's keys" if "group.key" in files else "this member's keys (not the group's: it is no keyholder)"

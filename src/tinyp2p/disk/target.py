@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 
@@ -307,3 +308,22 @@ def move_to_free_name(source_folder: int, source_name: str, folder: int, name: s
         raise
     finally:
         os.close(reserved)
+
+
+def write_new(path: str, data: bytes, mode: int = 0o600) -> None:
+    """Write a file that is whole under its name, or absent; raises OSError, and FileExistsError where the name is taken, also by a symlink."""
+    folder = os.open(os.path.dirname(path) or ".", FOLDER_FLAGS & ~os.O_NOFOLLOW)
+    temporary = f".new-{secrets.token_hex(8)}"
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=folder)
+        try:
+            with open(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(handle)
+            move_to_free_name(folder, temporary, folder, os.path.basename(path))
+        except BaseException:
+            os.unlink(temporary, dir_fd=folder)
+            raise
+    finally:
+        os.close(folder)

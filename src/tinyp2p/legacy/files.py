@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from ..core.names import is_valid_path, path_from_bytes, path_to_bytes, safe_path
 from ..disk.scan import Ignore, open_inside, scan_folder, stamp_of
+from ..disk.target import write_new
 from ..errors import LocalError
 from ..limits import KIB, MIB
 from .xmlrpc import is_deliverable
@@ -81,13 +82,7 @@ def put_down(folder: str, name: bytes, data: bytes) -> str:
     if local is None:
         raise LocalError(f"{name!r} cannot be the name of a file.")
     path = os.path.join(folder, local)
-    with open(path, "xb") as file:  # follows no symlink
-        try:
-            file.write(data)
-            file.flush()
-        except OSError:
-            os.unlink(path)
-            raise
+    write_new(path, data, 0o666)
     return path
 
 

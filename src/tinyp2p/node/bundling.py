@@ -23,7 +23,7 @@ from ..core.catalog import bucket_hash
 from ..core.chunks import Manifest, chunk_count, chunk_length, is_chunk
 from ..core.wire import Buckets, encode
 from ..disk.part_files import pread_all
-from ..disk.target import explaining
+from ..disk.target import explaining, write_new
 from ..errors import LocalError, NotAllHere, NothingMatched, Refused, UsageError
 from ..limits import CHUNK_SIZE, HASH_SIZE, MAX_BUNDLE_PARTS, MAX_PART_BYTES, MIN_PART_BYTES
 from ..model import Cid, Entry, MemberId, ShareKey
@@ -215,15 +215,7 @@ class Bundling:
             sealed = _mail(sealed, f"{stem}.age", f"Files for our group: part {number} of {len(parts)} (bundle {self.name[:6]})")
         path = os.path.join(self.directory, f"{stem}.eml" if self.as_mail else f"{stem}.age")
         with explaining(path):
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                with open(handle, "wb") as file:
-                    file.write(sealed)
-                    file.flush()
-                    os.fsync(handle)
-            except OSError:
-                os.unlink(path)
-                raise
+            write_new(path, sealed)
         return path, len(sealed)
 
 
