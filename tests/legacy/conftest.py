@@ -15,12 +15,13 @@ from tinyp2p.legacy.files import Offered
 from tinyp2p.legacy.mirror import Mirror
 from tinyp2p.legacy.molester import Molester
 from tinyp2p.legacy.tinyp2p import TinyP2P
-from tinyp2p.legacy.wire import Door
+from tinyp2p.legacy.wire import At, Door
 
 from .originals import PASSWORD
 
 T = TypeVar("T")
 P = TypeVar("P", TinyP2P, Molester)
+HERE = At("127.0.0.1", 0)
 
 
 @pytest.fixture
@@ -39,6 +40,7 @@ class Ours:
         self.inbox = folder / "inbox"
         self.offered.mkdir()
         self.begun: list[str] = []
+        self.ended: list[str] = []
         self.doors: list[Door] = []
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -56,18 +58,18 @@ class Ours:
 
         return self.run(called())
 
-    def tinyp2p(self, *urls: str, port: int = 0) -> TinyP2P:
+    def tinyp2p(self, *urls: str, at: At = HERE) -> TinyP2P:
         sizes: dict[str, dict[str, int]] = {}
 
         def mirror_of(url: str) -> Mirror:
-            return Mirror(str(self.mirrors / url.rpartition(":")[2]), sizes, self.begun.append)
+            return Mirror(str(self.mirrors / url.rpartition(":")[2]), sizes, self.begun.append, lambda folder: folder not in self.ended)
 
-        peer = self.call(TinyP2P, "127.0.0.1", port, PASSWORD.encode(), Offered(lambda: [str(self.offered)]), mirror_of)
+        peer = self.call(TinyP2P, at, PASSWORD.encode(), Offered(lambda: [str(self.offered)]), mirror_of)
         return self._begun(peer, urls)
 
-    def molester(self, *addresses: str, inbox: bool = False) -> Molester:
+    def molester(self, *addresses: str, inbox: bool = False, at: At = HERE) -> Molester:
         offered = Offered(lambda: [str(self.offered)])
-        peer = self.call(Molester, "127.0.0.1", 0, PASSWORD.encode(), offered, str(self.inbox) if inbox else None)
+        peer = self.call(Molester, at, PASSWORD.encode(), offered, str(self.inbox) if inbox else None)
         return self._begun(peer, addresses)
 
     def _begun(self, peer: P, given: tuple[str, ...]) -> P:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from tests.live.peers import until
 from tinyp2p.errors import Malformed, NothingMatched, RemoteError
 from tinyp2p.legacy import book, files, molester
 from tinyp2p.legacy.molester import MAX_MESSAGE, Message, decode, is_address
+from tinyp2p.legacy.wire import At
 
 from .conftest import Ours
 from .originals import PASSWORD, Mole, exchange, free_port
@@ -126,8 +129,8 @@ class Asker(Mole):
 
 def test_every_valid_message_teaches_its_sender_and_others_do_not(ours: Ours, mole: Mole) -> None:
     peer = ours.molester()
-    exchange("127.0.0.1", peer.port, b"wrong 127.0.0.1:9 i/")
-    exchange("127.0.0.1", peer.port, EVERY_BYTE)
+    exchange("127.0.0.1", peer.door.port, b"wrong 127.0.0.1:9 i/")
+    exchange("127.0.0.1", peer.door.port, EVERY_BYTE)
     mole.send(peer.address, b"i/")
     until(lambda: set(peer.book.peers) == {mole.address})
 
@@ -200,11 +203,12 @@ def test_doubles_are_suppressed(ours: Ours, mole: Mole, other: Mole, monkeypatch
     monkeypatch.setattr(molester, "SEEN_S", 60.0)
     peer = ours.molester(other.address, inbox=True)
     until(lambda: peer.address in other.known)
-    for hops in (1, 2, 1, 3, 1):
+    for hops in (1, 2, 1, 3, 1, 3):
         mole.send(peer.address, b"f" * hops + b"gwanted.txt/")
     mole.send(peer.address, b"fgend.txt/")
     until(lambda: any(b"gend.txt/" in message for message in other.heard))
-    assert sum(b"gwanted.txt/" in message for message in other.heard) == 1
+    heard = [message.rpartition(b" ")[2] for message in other.heard if b"gwanted.txt/" in message]
+    assert sorted(heard) == [b"ffgwanted.txt/", b"fgwanted.txt/", b"gwanted.txt/"]
 
 
 def test_pushed_files_go_into_the_inbox_if_there_is_one(ours: Ours, mole: Mole) -> None:
@@ -259,9 +263,83 @@ def test_get_from_whoever_has_it(ours: Ours, mole: Mole, other: Mole) -> None:
         ours.run(peer.get(b"none.bin", 0.2))
 
 
+@pytest.mark.parametrize("holder", ["near", "far"])
+def test_a_bridge_in_the_middle_lets_requests_of_any_hops_through(ours: Ours, mole: Mole, other: Mole, holder: str) -> None:
+    """Us, a bridge, a mole and a mole that knows nobody: what is two and what is three hops away."""
+    ({"near": mole, "far": other}[holder].folder / "held.txt").write_bytes(b"held")
+    bridge = ours.molester(mole.address)
+    until(lambda: bridge.address in mole.known)
+    mole.known = {other.address: True}
+    peer = ours.molester(bridge.address)
+    until(lambda: peer.book.peers[bridge.address].alive)
+    peer.book.limit = len(peer.book.peers)  # nobody else is learned by gossip
+    ours.call(lambda: [peer.book.peers.pop(each) for each in list(peer.book.peers) if each != bridge.address])
+    other.known, other.heard = {}, []
+    assert ours.run(peer.get(b"held.txt", 10)) == b"held"
+
+
+def test_two_gets_of_one_name_and_what_comes_late(ours: Ours, mole: Mole) -> None:
+    """The one that waits longer is answered; a second holder's copy is no push."""
+    peer = ours.molester(mole.address, inbox=True)
+    until(lambda: peer.book.peers[mole.address].alive)
+    patient = asyncio.run_coroutine_threadsafe(peer.get(b"slow.txt", 20), ours.loop)
+    with pytest.raises(NothingMatched):
+        ours.run(peer.get(b"slow.txt", 0.1))
+    mole.send(peer.address, b"eslow.txt/first")
+    assert patient.result(10) == b"first"
+    mole.send(peer.address, b"eslow.txt/second")
+    mole.send(peer.address, b"eother.txt/pushed")
+    until(lambda: (ours.inbox / "other.txt").exists())
+    assert os.listdir(ours.inbox) == ["other.txt"]
+
+
+def test_behind_a_router_the_address_told_is_another_than_the_one_listened_at(ours: Ours, mole: Mole) -> None:
+    port = free_port()
+    peer = ours.molester(mole.address, at=At("192.0.2.20", 22010, "127.0.0.1", port))
+    assert peer.address == "192.0.2.20:22010" and peer.door.port == port
+    until(lambda: b"192.0.2.20:22010 h/" in rest_of(mole))
+    mole.send(f"127.0.0.1:{port}", b"i/")
+    until(lambda: mole.address in peer.book.peers)
+
+
+def test_a_push_that_breaks_off_leaves_no_name_taken(ours: Ours, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours.inbox.mkdir()
+
+    def full(_handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    files.take_in(str(ours.inbox), b"a.txt", b"whole")
+    assert os.listdir(ours.inbox) == []
+    monkeypatch.undo()
+    files.take_in(str(ours.inbox), b"a.txt", b"whole")
+    assert (ours.inbox / "a.txt").read_bytes() == b"whole" and len(os.listdir(ours.inbox)) == 1
+
+
+def test_pushes_are_taken_in_one_at_a_time(ours: Ours, mole: Mole, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that those that come at once keep within the quota together."""
+    at_work, most = [], []
+
+    def watched(_inbox: str, name: bytes, _data: bytes) -> None:
+        at_work.append(name)
+        most.append(len(at_work))
+        time.sleep(0.02)
+        at_work.remove(name)
+
+    monkeypatch.setattr(molester, "take_in", watched)
+    peer = ours.molester(inbox=True)
+    messages = [Message(mole.address, "e", b"%d" % number, b"x") for number in range(8)]
+
+    async def all_at_once() -> None:
+        await asyncio.gather(*map(peer.heard, messages))
+
+    ours.run(all_at_once())
+    assert most == [1] * 8
+
+
 def test_a_silent_connection_and_a_long_message_stop_nobody(ours: Ours, mole: Mole) -> None:
     peer = ours.molester(inbox=True)
-    with socket.create_connection(("127.0.0.1", peer.port)):
+    with socket.create_connection(("127.0.0.1", peer.door.port)):
         mole.send(peer.address, b"elong.txt/" + b"x" * MAX_MESSAGE)
         mole.send(peer.address, b"eshort.txt/short")
         until(lambda: (ours.inbox / "short.txt").exists())

@@ -10,7 +10,7 @@ import pytest
 
 from tests.live.peers import Home, Peers, Running, until
 
-from .originals import PASSWORD, Client, Mole, TinyServer, free_port
+from .originals import PASSWORD, Client, Fault, Mole, TinyServer, array, free_port, token
 
 EVERY_BYTE = bytes(range(256))
 TEXT = b"Dear all,\r\n\tif a < b & b > c:\n  hello.\r\n"
@@ -186,10 +186,31 @@ def test_molester_from_the_command_line(bridged: Bridged, tmp_path: Path) -> Non
         (("--legacy-tinyp2p", "192.0.2.1:18001", "--legacy-password-file", "P"), 1, "Nothing can listen at 192.0.2.1:18001"),
         (("--legacy-tinyp2p", "127.0.0.1:0", "--legacy-password-file", "missing"), 2, "Cannot read missing"),
         (("--legacy-tinyp2p", "127.0.0.1:0", "--legacy-password-file", "P", "--legacy-inbox", "x"), 2, "An inbox is for MoleSter."),
+        (("--legacy-tinyp2p", "127.0.0.1:0", "--legacy-password-file", "EMPTY"), 2, "There is no password in "),
+        (("--legacy-molester", "127.0.0.1:0", "--legacy-password-file", "P", "--legacy-inbox", "SHARE/in"), 6, "lies in a shared folder"),
+        (("--legacy-molester", "127.0.0.1:0", "--legacy-password-file", "P", "--legacy-inbox", "HOME/in"), 6, "lies among tinyp2p's own files"),
+        (
+            (
+                *("--legacy-molester", "127.0.0.1:0", "--legacy-tinyp2p", "127.0.0.1:0"),
+                "--legacy-listen",
+                "127.0.0.1:1",
+                "--legacy-password-file",
+                "P",
+            ),
+            2,
+            "Two networks cannot listen at one port.",
+        ),
+        (
+            ("--legacy-tinyp2p", "127.0.0.1:0", "--legacy-password-file", "P", "--name", "anna", "--with", "anna"),
+            2,
+            '"Letters" is for some members only',
+        ),
     ],
 )
 def test_what_is_asked_for_wrongly_is_said(bridged: Bridged, options: tuple[str, ...], code: int, sentence: str) -> None:
-    given = [str(bridged.password) if option == "P" else option for option in options]
+    (bridged.folder / "empty").touch()
+    places = {"P": bridged.password, "EMPTY": bridged.folder / "empty", "SHARE/in": bridged.shared / "in", "HOME/in": bridged.anna.path / "in"}
+    given = [str(places.get(option, option)) for option in options]
     result = bridged.anna.run("share", "--new", bridged.shared, "--listen", "127.0.0.1:0", *given, json=False)
     assert result.code == code and sentence in result.err, result
     assert not (bridged.anna.path / "groups" / "Letters").exists()  # no half-begun group stands in the way of the next try
@@ -213,3 +234,38 @@ def test_shares_for_some_are_not_offered_unless_named(bridged: Bridged, tmp_path
     assert running.stop() == 0
     running = bridged.begin("--legacy-tinyp2p", f"127.0.0.1:{port}", "--legacy-share", "Private")
     assert client.names(running.event("legacy")["address"]) == [b"for-ben.txt"]
+
+
+def test_only_what_is_said_with_it_is_offered(bridged: Bridged, tmp_path: Path) -> None:
+    """Neither what was shared with the whole group before nor what is later: all of it would be in the clear."""
+    (bridged.shared / "said.txt").write_bytes(TEXT)
+    for name in ("Before", "Later"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.txt").write_bytes(TEXT)
+    before = bridged.anna.share("--new", tmp_path / "Before")
+    assert before.stop() == 0
+    options = ("--legacy-tinyp2p", "127.0.0.1:0", "--legacy-password-file", str(bridged.password))
+    running = bridged.anna.share(bridged.shared, *options)
+    url = running.event("legacy")["address"]
+    assert [event["hint"] for event in running.events if "of 2004" in event.get("message", "")] == [
+        "Offered to it: Letters. Use its password for nothing else."
+    ]
+    assert bridged.anna.run("share", tmp_path / "Later").code == 0
+    client = Client(tmp_path / "client")
+    assert client.names(url) == [b"said.txt"]
+    for name in (b"Before.txt", b"Later.txt"):
+        with pytest.raises(Fault):
+            client.content(url, name)
+    assert running.stop() == 0
+    unsaid = bridged.anna.run("share", *options, json=False)
+    assert unsaid.code == 2 and "It is not said which share the network of 2004 may have" in unsaid.err and "--legacy-share SHARE" in unsaid.err
+
+
+def test_behind_a_router(bridged: Bridged, server: TinyServer) -> None:
+    """Known by an address that is not this computer's, listening at one that is."""
+    port = free_port()
+    running = bridged.begin("--legacy-tinyp2p", "192.0.2.20:18001", "--legacy-listen", f"127.0.0.1:{port}", "--legacy-peer", server.url)
+    assert running.event("legacy")["address"] == "http://192.0.2.20:18001"
+    until(lambda: server.known == [server.url, "http://192.0.2.20:18001"])
+    body = Client(bridged.folder / "client").ask(f"http://127.0.0.1:{port}", 0, array([]), token("http://192.0.2.20:18001"))
+    assert b"<string>http://192.0.2.20:18001</string>" in body

@@ -22,7 +22,7 @@ from .show import Event, audience, count, files_and_size, names, result, say, si
 QUESTION = "No group here yet. Invite or code (Enter starts a new group): "
 WAIT_S = 3600.0  # for a keyholder that is away
 OF_THE_START = {"listen": "--listen", "advertise": "--advertise", "peers": "--peer", "name": "--name", "legacy": "--legacy-..."}
-LEGACY = ("tinyp2p", "molester", "peers", "share", "inbox")
+LEGACY = ("tinyp2p", "molester", "listen", "peers", "share", "inbox")
 FOLDER_EXAMPLE = "For example: tinyp2p share ~/Photos"
 
 
@@ -55,6 +55,7 @@ FOLDER_EXAMPLE = "For example: tinyp2p share ~/Photos"
 @option("--password-file", metavar="F", help="Start or enter the group --group NAME with the password in this file.")
 @option("--legacy-tinyp2p", metavar="HOST:PORT", help="Speak with TinyP2P of 2004 too, there; nothing is encrypted (docs/legacy.md).")
 @option("--legacy-molester", metavar="IP:PORT", help="Speak with MoleSter of 2004 too, there; nothing is encrypted.")
+@option("--legacy-listen", metavar="HOST[:PORT]", help="Listen there for them, where the address above is a router's.")
 @option("--legacy-password-file", metavar="F", help="The file with the password of those networks.")
 @option(
     "--legacy-peer",
@@ -63,7 +64,7 @@ FOLDER_EXAMPLE = "For example: tinyp2p share ~/Photos"
     multiple=True,
     help="A peer of theirs: http://HOST:PORT, of MoleSter IP:PORT.",
 )
-@option("--legacy-share", metavar="SHARE", help="Offer them this share; else those for the whole group.")
+@option("--legacy-share", metavar="SHARE", help="Offer them this share; else the FOLDERs given here.")
 @option("--legacy-inbox", metavar="DIR", help="Take in files that MoleSter's peers push, into this folder.")
 def share(
     settings: Settings,
@@ -101,7 +102,10 @@ def _legacy(password_file: str | None, **wish: Any) -> Event | None:
         return None
     if password_file is None or not (wish["tinyp2p"] or wish["molester"]):
         raise UsageError("Networks of 2004 need an address here and their password.", "Give --legacy-tinyp2p HOST:PORT --legacy-password-file F.")
-    return {"password": read_text_file(password_file).encode(), **wish}
+    password = read_text_file(password_file).encode()
+    if not password:
+        raise UsageError(f"There is no password in {password_file}.", "Anyone could speak with that network.")
+    return {"password": password, **wish}
 
 
 def _folders(settings: Settings, folders: tuple[str, ...], as_name: str | None, force: bool) -> list[str]:

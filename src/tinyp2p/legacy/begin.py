@@ -10,85 +10,128 @@ from ..core.names import printable
 from ..core.wire import split_address
 from ..disk.target import explaining
 from ..errors import LocalError, Malformed, NothingMatched, Refused, UsageError
+from ..node.folders import contains
 from ..node.operations import NOT_SPOKEN
 from .files import Offered, put_down
 from .mirror import Mirror
 from .molester import MAX_MESSAGE, Molester, is_address
 from .tinyp2p import TinyP2P, address_of
+from .wire import At
 
 if TYPE_CHECKING:
     from ..node.node import Node
+    from ..node.own_share import OwnShare
 
 Event = dict[str, Any]
+ANYWHERE = ("", "0.0.0.0", "[::]")
+NAME_IT = "Name it: --legacy-share SHARE"
 WARNING = "{} of 2004 encrypts nothing: anyone on the path can read all that passes at {}, change it, and act as a member of that network."
 
 
 class Bridge:
-    """Its arguments are the options of `share` that begin with --legacy; raises LocalErrors where they cannot be met."""
+    """Its arguments after `given`, the shares of this command line, are the options of `share` that begin with --legacy; raises LocalErrors."""
 
     def __init__(
-        self, node: Node, password: bytes, tinyp2p: str | None, molester: str | None, peers: list[str], share: str | None, inbox: str | None
+        self,
+        node: Node,
+        given: list[OwnShare],
+        password: bytes,
+        tinyp2p: str | None,
+        molester: str | None,
+        listen: str | None,
+        peers: list[str],
+        share: str | None,
+        inbox: str | None,
     ) -> None:
-        self.node, self.share = node, share
+        self.node, self.share, self.peers = node, share, peers
         self.folder = os.path.realpath(node.home.file("legacy"))
         self.sizes: dict[str, dict[str, int]] = {}
         if node.members.members[node.me].peer.is_guest:
             raise Refused("A guest of a group shares nothing.", "Ask for an invite as a member.")
-        if share and share not in node.shares.own:
-            raise NothingMatched(f'No share here is called "{share}".', f"Shares here: {', '.join(node.shares.own)}.")
-        self.urls = [peer for peer in peers if address_of(peer)]
-        self.addresses = [peer for peer in peers if is_address(peer)]
-        wrong = [peer for peer in peers if not (is_address(peer) and molester) and not (address_of(peer) and tinyp2p)]
-        if wrong:
-            raise UsageError(f"{wrong[0]!r} is no peer of a network that is spoken here.", "TinyP2P's are http://HOST:PORT, MoleSter's IP:PORT.")
-        if inbox and not molester:
-            raise UsageError("An inbox is for MoleSter.", "Add --legacy-molester IP:PORT.")
+        self.chosen = {each.name: each.folder for each in self._chosen(given)}
+        if inbox:
+            inbox = self._checked_inbox(inbox, bool(molester))
         offered = Offered(self._folders)
-        self.tinyp2p = TinyP2P(*_own_address(tinyp2p), password, offered, self._mirror) if tinyp2p else None
-        self.molester = Molester(*_own_address(molester), password, offered, inbox) if molester else None
-        if self.molester and not is_address(f"{self.molester.host}:1"):
-            raise UsageError("MoleSter knows no names of computers.", "Give --legacy-molester IP:PORT, such as 192.0.2.20:22010.")
+        self.networks: dict[str, TinyP2P | Molester] = {}
+        if tinyp2p:
+            self.networks["TinyP2P"] = TinyP2P(_at(tinyp2p, listen, not molester), password, offered, self._mirror)
+        if molester:
+            at = _at(molester, listen, not tinyp2p)
+            if not is_address(f"{at.host}:1"):
+                raise UsageError("MoleSter knows no names of computers.", "Give --legacy-molester IP:PORT, such as 192.0.2.20:22010.")
+            self.networks["MoleSter"] = Molester(at, password, offered, inbox)
+        for peer in peers:
+            if _network_of(peer) not in self.networks:
+                raise UsageError(f"{peer!r} is no peer of a network that is spoken here.", "TinyP2P's are http://HOST:PORT, MoleSter's IP:PORT.")
 
     async def open(self) -> list[Event]:
         """Open the doors and begin; the events that say so."""
         told: list[Event] = []
-        for name, network in (("TinyP2P", self.tinyp2p), ("MoleSter", self.molester)):
-            if network is not None:
-                await network.listen()
-                address = network.url if isinstance(network, TinyP2P) else network.address
-                what = printable(self.share or "what you share with the whole group")
-                told.append({"event": "legacy", "network": name, "address": address})
-                hint = f"Offered to it: {what}. Use its password for nothing else."
-                told.append({"event": "notice", "level": "warning", "message": WARNING.format(name, address), "hint": hint})
+        for name, network in self.networks.items():
+            await network.listen()
+            told.append({"event": "legacy", "network": name, "address": network.address})
+            hint = f"Offered to it: {', '.join(map(printable, self.chosen))}. Use its password for nothing else."
+            told.append({"event": "notice", "level": "warning", "message": WARNING.format(name, network.address), "hint": hint})
+        for peer in self.peers:
+            self.networks[_network_of(peer)].learn(peer, is_given=True)
         self.node.operations.bridge = self
         self.node.spawn(self._run())
         return told
 
     async def _run(self) -> None:
-        networks = [network for network in (self.tinyp2p, self.molester) if network is not None]
         try:
             async with asyncio.TaskGroup() as tasks:
-                for network in networks:
-                    for peer in self.urls if network is self.tinyp2p else self.addresses:
-                        network.learn(peer, is_given=True)
+                for network in self.networks.values():
                     tasks.create_task(network.book.run())
         finally:
-            for network in networks:
+            for network in self.networks.values():
                 network.door.close()
 
+    # --- what goes out and comes in ---------------------------------------------------------------------------------
+    def _chosen(self, given: list[OwnShare]) -> list[OwnShare]:
+        """What they may have: the share that is named, else the folders of this command line, else the only one; never what came from their like."""
+        own = [each for each in self.node.shares.own.values() if not contains(self.folder, each.folder)]
+        if self.share:
+            given = [each for each in own if each.name == self.share]
+        if self.share and not given:
+            raise NothingMatched(f'No share here is called "{self.share}".', f"Shares here: {', '.join(each.name for each in own)}.")
+        if not given and len(own) != 1:
+            raise UsageError("It is not said which share the network of 2004 may have; all of it can be read there by anyone.", NAME_IT)
+        for each in given or own:
+            if each.audience and not self.share:
+                raise UsageError(f'"{printable(each.name)}" is for some members only, and would be readable by anyone.', NAME_IT)
+        return given or own
+
     def _folders(self) -> list[str]:
-        """What they may have: the share that was named, else those for the whole group; never what came from their like."""
-        own = [share for share in list(self.node.shares.own.values()) if not share.away and not share.folder.startswith(self.folder)]
-        return [share.folder for share in own if (share.name == self.share if self.share else not share.audience)]
+        own = [self.node.shares.own[name] for name in self.chosen if name in self.node.shares.own]
+        return [each.folder for each in own if each.folder == self.chosen[each.name] and not each.away and (self.share or not each.audience)]
+
+    def _checked_inbox(self, inbox: str, is_spoken: bool) -> str:
+        if not is_spoken:
+            raise UsageError("An inbox is for MoleSter.", "Add --legacy-molester IP:PORT.")
+        path = os.path.realpath(inbox)
+        for each in self.node.shares.own.values():
+            if contains(os.path.realpath(each.folder), path):
+                raise Refused(
+                    f"{inbox} lies in a shared folder: what anyone pushes would be shared by you.", "Choose another with --legacy-inbox DIR."
+                )
+        if contains(os.path.realpath(self.node.home_path), path):
+            raise Refused(f"{inbox} lies among tinyp2p's own files.", "Choose another with --legacy-inbox DIR.")
+        return path
 
     def _mirror(self, url: str) -> Mirror:
-        name = url.replace("://", "-").replace(":", "-")
-        return Mirror(os.path.join(self.folder, name), self.sizes, self.node.operations.begin)
+        def is_shared(folder: str) -> bool:
+            return any(share.folder == folder for share in self.node.shares.own.values())
 
+        name = url.replace("://", "-").replace(":", "-")
+        return Mirror(os.path.join(self.folder, name), self.sizes, self.node.operations.begin, is_shared)
+
+    # --- what the user asks for -------------------------------------------------------------------------------------
     def _spoken(self) -> Molester:
-        if self.molester is None:
+        molester = self.networks.get("MoleSter")
+        if not isinstance(molester, Molester):
             raise UsageError(*NOT_SPOKEN)
-        return self.molester
+        return molester
 
     async def send(self, request: Event) -> Event:
         """Push a file to a peer of the MoleSter network."""
@@ -121,12 +164,27 @@ class Bridge:
         return {"event": "fetched", "path": path, "bytes": len(data)}
 
 
-def _own_address(text: str) -> tuple[str, int]:
-    """Host and port where we listen, which is also how the others know us; port 0 takes a free one."""
+def _network_of(peer: str) -> str:
+    return "TinyP2P" if address_of(peer) else "MoleSter" if is_address(peer) else ""
+
+
+def _at(text: str, listen: str | None, is_alone: bool) -> At:
+    """Where others know us by `text`, and where we listen: there, or at the HOST or HOST:PORT of --legacy-listen."""
+    host, port = _split(text, "--legacy-tinyp2p 192.0.2.20:18001")
+    if host in ANYWHERE:
+        raise UsageError(f"{text} is not where others reach this computer.", "Give its own address, and --legacy-listen where it is a router's.")
+    if listen is None:
+        return At(host, port)
+    if listen.count(":") != 1 and "]:" not in listen:
+        return At(host, port, listen)
+    if not is_alone:
+        raise UsageError("Two networks cannot listen at one port.", "Give --legacy-listen HOST, without a port.")
+    return At(host, port, *_split(listen, "--legacy-listen 10.0.0.5:18001"))
+
+
+def _split(text: str, example: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
-    if host in ("", "0.0.0.0", "[::]"):
-        raise UsageError(f"{text} is not where others reach this computer.", "Give its own address: the others know it by that.")
     try:
         return (host, 0) if port == "0" else (host, split_address(text)[1])
     except Malformed as error:
-        raise UsageError(error.message, "For instance: --legacy-tinyp2p 192.0.2.20:18001") from error
+        raise UsageError(error.message, f"For instance: {example}") from error

@@ -68,5 +68,7 @@ class Book:
         try:
             await self.visit(address)
             peer.alive, peer.rest_s, peer.due_s = True, 0.0, time.monotonic() + self.every_s
-        except (TinyP2PError, OSError) as error:
+        except Exception as error:  # whatever a stranger makes of us, it ends no member
+            if not isinstance(error, (TinyP2PError, OSError)):
+                log.exception("legacy visit failed address=%s", address)
             self.failed(address, error)

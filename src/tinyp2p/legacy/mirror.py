@@ -12,6 +12,7 @@ import shutil
 import time
 from asyncio import to_thread
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from ..errors import LocalError
 from ..limits import FREE_SPACE_KEPT, GIB
@@ -25,23 +26,31 @@ FRESH_S, FAILED_S = 6 * 3600.0, 600.0
 
 
 class Mirror:
-    def __init__(self, folder: str, all_sizes: dict[str, dict[str, int]], begin: Callable[[str], object]) -> None:
+    def __init__(self, folder: str, all_sizes: dict[str, dict[str, int]], begin: Callable[[str], object], is_shared: Callable[[str], bool]) -> None:
         self.folder = folder
         self.all_sizes = all_sizes  # of the files in each mirror's folder
         self.begin = begin  # tells the group of the folder, once there is something to tell
+        self.is_shared = is_shared
         self.sizes = all_sizes.setdefault(folder, {})
         self._due: dict[bytes, float] = {}  # when a name is to be fetched (again)
-        self._refused: set[bytes] = set()
+        self._refused = frozenset[bytes]()
         self._is_begun = False
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether its user has ended the share."""
+        return self._is_begun and not self.is_shared(self.folder)
 
     async def update(self, names: list[bytes], fetch: Callable[[bytes], Awaitable[bytes]]) -> None:
         """Bring the folder in step with a listing; raises RemoteError where its peer went away meanwhile, LocalError where the disk fails."""
         try:
             if not self._is_begun:
                 await to_thread(self._load)
-            places = self._places(names)
+            os.makedirs(self.folder, mode=0o700, exist_ok=True)
+            places = await to_thread(self._places, names)
             for gone in self.sizes.keys() - places.keys():
-                os.unlink(os.path.join(self.folder, gone))
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(self.folder, gone))
                 del self.sizes[gone]
             if not self._is_begun:
                 self.begin(self.folder)
@@ -57,25 +66,30 @@ class Mirror:
     def _load(self) -> None:
         """What was here before, of other peers too, so that all limits hold for all of them."""
         above = os.path.dirname(self.folder)
-        if not os.path.isdir(self.folder) and os.path.isdir(above) and len(os.listdir(above)) >= MAX_MIRRORS:
+        os.makedirs(above, mode=0o700, exist_ok=True)
+        with os.scandir(above) as entries:
+            folders = {entry.path for entry in entries if entry.is_dir(follow_symlinks=False)}
+        if self.folder not in folders and len(folders) >= MAX_MIRRORS:
             raise LocalError(f"There are {MAX_MIRRORS} mirrors in {above} already.")
-        os.makedirs(self.folder, mode=0o700, exist_ok=True)
-        for folder in os.listdir(above):
-            with os.scandir(os.path.join(above, folder)) as entries:
-                found = {entry.name: entry.stat().st_size for entry in entries if not entry.name.startswith(".")}
-            self.all_sizes.setdefault(os.path.join(above, folder), {}).update(found)
+        for folder in folders - {each for each, sizes in self.all_sizes.items() if sizes}:  # those keep their own account
+            with os.scandir(folder) as entries:
+                found = {entry.name: entry.stat(follow_symlinks=False).st_size for entry in entries if entry.is_file() and entry.name[0] != "."}
+            self.all_sizes.setdefault(folder, {}).update(found)
 
     def _places(self, names: list[bytes]) -> dict[str, bytes]:
-        """The names that can be had and kept, by what they are called here."""
+        """The names that can be had and kept, by what they are called here. Blocks for a while where there are many."""
         places: dict[str, bytes] = {}
+        refused = set[bytes]()
         for name in names[:MAX_NAMES]:
             # Its program cannot be asked for a name that is not UTF-8: the question would be no XML.
             place = local_name(name) if name.decode(errors="replace").encode() == name else None
             if place is not None:
                 places.setdefault(place, name)
-            elif name not in self._refused:
-                self._refused.add(name)
-                log.warning("legacy name refused mirror=%s name=%r", self.folder, name)
+            else:
+                refused.add(name)
+        if refused - self._refused:
+            log.warning("legacy names refused mirror=%s count=%d first=%r", self.folder, len(refused), min(refused - self._refused)[:200])
+        self._refused = frozenset(refused)
         return places
 
     async def _fetch(self, place: str, name: bytes, fetch: Callable[[bytes], Awaitable[bytes]]) -> bool:
@@ -95,10 +109,9 @@ class Mirror:
     def _keep(self, place: str, data: bytes) -> None:
         """Put a file into its place, unless it is there as it is."""
         path = os.path.join(self.folder, place)
-        if place in self.sizes:
-            with open(path, "rb") as before:
-                if before.read(MAX_FILE_BYTES + 1) == data:
-                    return
+        with suppress(FileNotFoundError), open(path, "rb") as before:
+            if before.read(MAX_FILE_BYTES + 1) == data:
+                return
         temporary = os.path.join(self.folder, ".new")  # hidden, so no part of the share
         with open(temporary, "wb") as file:
             file.write(data)

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from ..errors import Malformed, NothingMatched, Unreachable, UsageError
 from .book import Book
 from .files import Offered, take_in
-from .wire import Door, read_all, send
+from .wire import At, Door, read_all, send
 
 log = logging.getLogger(__name__)
 MAX_MESSAGE = 1_000_000
 MAX_PEERS, MAX_HOPS, HOPS_OF_OURS = 64, 8, 4
 MAX_SENDING_BYTES, MESSAGE_COST, SENDING_AT_ONCE = 50_000_000, 50_000, 16
-SEEN_S, MAX_SEEN = 3.0, 2_000
+SEEN_S, LATE_S, MAX_SEEN = 3.0, 60.0, 2_000
 _message = re.compile(rb"([0-9.]{7,15}:[0-9]{1,5}) ([e-i])([^/]{0,1000})/", re.DOTALL)
 _address = re.compile(r"((?:(?:0|[1-9][0-9]{0,2})\.?\b){4}):([1-9][0-9]{0,4})")
 
@@ -52,22 +52,22 @@ def decode(password: bytes, data: bytes) -> Message:
 
 
 class Molester:
-    def __init__(self, host: str, port: int, password: bytes, offered: Offered, inbox: str | None) -> None:
-        self.host, self.port, self.address = host, port, ""
+    def __init__(self, at: At, password: bytes, offered: Offered, inbox: str | None) -> None:
+        self.at, self.address = at, ""
         self.password = password
         self.offered = offered
         self.inbox = inbox
         self.book = Book(MAX_PEERS, math.inf, self._greet)
         self.door = Door(self._serve)
-        self._seen: dict[Message, float] = {}
-        self._wanted: dict[bytes, asyncio.Future[bytes]] = {}
+        self._seen: dict[tuple[str, str, bytes, int], float] = {}
+        self._wanted: dict[bytes, list[asyncio.Future[bytes]]] = {}
+        self._asked: dict[bytes, float] = {}  # names that were wanted, and until when answers to that may come
         self._waiting_bytes = 0
         self._sending: set[asyncio.Task[None]] = set()
-        self._lines = asyncio.Semaphore(SENDING_AT_ONCE)
+        self._lines, self._taking = asyncio.Semaphore(SENDING_AT_ONCE), asyncio.Lock()
 
     async def listen(self) -> None:
-        self.port = await self.door.listen(self.host, self.port)
-        self.address = f"{self.host}:{self.port}"
+        self.address = await self.door.listen(self.at)
 
     # --- sending ----------------------------------------------------------------------------------------------------
     async def _greet(self, address: str) -> None:
@@ -119,8 +119,8 @@ class Molester:
             self.book.learn(address, is_given)
 
     def _is_double(self, message: Message) -> bool:
-        name = message.name.lstrip(b"f") if message.letter == "f" else message.name
-        key = Message(message.sender, message.letter, name, b"%d" % hash(message.payload))
+        # The same with another number of hops is for others: each reaches those who are exactly so far away.
+        key = (message.sender, message.letter, message.name, hash(message.payload))
         is_double = self._seen.pop(key, 0.0) > time.monotonic()
         self._seen[key] = time.monotonic() + SEEN_S
         if len(self._seen) > MAX_SEEN:
@@ -136,13 +136,17 @@ class Molester:
         return content is not None
 
     async def _taken(self, message: Message) -> None:
-        """A file: one that was asked for goes to who asked, all else into the inbox where there is one."""
-        wanted = self._wanted.get(message.name)
-        if wanted is not None and not wanted.done():
-            wanted.set_result(message.payload)
-        elif wanted is None and self.inbox is not None:
-            await asyncio.to_thread(take_in, self.inbox, message.name, message.payload)
-        elif wanted is None:
+        """A file: one that was asked for goes to all who asked, and what comes of it later to nobody; all else into the inbox where there is one."""
+        waiting = self._wanted.get(message.name, ())
+        for wanted in waiting:
+            if not wanted.done():
+                wanted.set_result(message.payload)
+        if not waiting and self._asked.get(message.name, 0.0) > time.monotonic():
+            log.info("legacy answer came late name=%r", message.name)
+        elif not waiting and self.inbox is not None:
+            async with self._taking:  # one at a time, so that all of them keep within the quota
+                await asyncio.to_thread(take_in, self.inbox, message.name, message.payload)
+        elif not waiting:
             log.info("legacy push refused, there is no inbox name=%r", message.name)
 
     async def push(self, address: str, name: bytes, data: bytes) -> None:
@@ -158,14 +162,19 @@ class Molester:
     # --- asking -----------------------------------------------------------------------------------------------------
     async def get(self, name: bytes, wait_s: float) -> bytes:
         """A file of that name from whoever has one, the first that comes; raises NothingMatched."""
-        wanted = self._wanted.setdefault(name, asyncio.get_running_loop().create_future())
+        wanted: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._wanted.setdefault(name, []).append(wanted)
         for hops in range(HOPS_OF_OURS):
             for address in self.book.alive():
                 self._send(address, self.address, b"f" * hops + b"g" + name + b"/")
         try:
             async with asyncio.timeout(wait_s):
-                return await asyncio.shield(wanted)
+                return await wanted
         except TimeoutError:
             raise NothingMatched(f'Nobody sent "{name.decode(errors="replace")}" within {wait_s:g} s.', "The name must be whole.") from None
         finally:
-            self._wanted.pop(name, None)
+            self._wanted[name].remove(wanted)
+            if not self._wanted[name]:
+                del self._wanted[name]
+            now = time.monotonic()
+            self._asked = {each: until_s for each, until_s in self._asked.items() if until_s > now} | {name: now + LATE_S}

@@ -18,7 +18,7 @@ from ..limits import KIB, MIB
 from .book import Book
 from .files import MAX_FILE_BYTES, Offered
 from .mirror import Mirror
-from .wire import Door, answer_call, post
+from .wire import At, Door, answer_call, post
 from .xmlrpc import Fault, Value, decode_call, decode_reply, encode_call, encode_fault, encode_reply
 
 MAX_PEERS, FETCHED_AT_ONCE = 32, 3
@@ -40,8 +40,8 @@ def address_of(url: str) -> str | None:
 
 
 class TinyP2P:
-    def __init__(self, host: str, port: int, password: bytes, offered: Offered, mirror_of: Callable[[str], Mirror]) -> None:
-        self.host, self.port, self.url = host, port, ""
+    def __init__(self, at: At, password: bytes, offered: Offered, mirror_of: Callable[[str], Mirror]) -> None:
+        self.at, self.address = at, ""
         self.password = password
         self.offered = offered
         self.mirror_of = mirror_of
@@ -53,18 +53,17 @@ class TinyP2P:
         self._options.max_mem, self._options.log_errors = MAX_PROGRAM_BYTES, False
 
     async def listen(self) -> None:
-        self.port = await self.door.listen(self.host.strip("[]"), self.port)
-        self.url = f"http://{self.host}:{self.port}"
+        self.address = f"http://{await self.door.listen(self.at)}"
 
     # --- who is there -----------------------------------------------------------------------------------------------
     def learn(self, url: str, is_given: bool = False) -> None:
         """A peer is there, or says so itself."""
-        if url != self.url and address_of(url) is not None:
+        if url != self.address and address_of(url) is not None:
             self.book.learn(url, is_given)
 
     def peers(self) -> list[Value]:
         """Whom we tell of: oneself and who answers; one dead peer among them would end a program of 2004."""
-        return [url.encode() for url in (self.url, *self.book.alive())]
+        return [url.encode() for url in (self.address, *self.book.alive())]
 
     # --- asking -----------------------------------------------------------------------------------------------------
     async def _ask(self, url: str, number: int, argument: Value, limit: int) -> Value:
@@ -80,12 +79,14 @@ class TinyP2P:
     async def _visit(self, url: str) -> None:
         """Greet a peer, learn of its peers, list its files and bring the mirror of them up to date."""
         # Its own URL comes first: a server that nobody has joined knows not even itself, and fails everybody until it is told.
-        peers = await self._ask(url, 0, [url.encode(), self.url.encode()], MAX_LIST_BYTES)
+        peers = await self._ask(url, 0, [url.encode(), self.address.encode()], MAX_LIST_BYTES)
         if url in self.book.peers:
             self.book.peers[url].alive = True
         for other in [other.decode("ascii", "replace") for other in peers if isinstance(other, bytes)] if isinstance(peers, list) else ():
             if other not in self.book.peers:
                 self.learn(other)
+        if url in self.mirrors and self.mirrors[url].is_ended:
+            return
         listing = await self._ask(url, 1, b"", MAX_LIST_BYTES)
         names = listing[0] if isinstance(listing, list) and listing else None
         if not isinstance(names, list):
@@ -109,7 +110,7 @@ class TinyP2P:
             if method != b"f" or len(arguments) != 3:
                 raise Fault("There is one method, f, with three arguments.")
             shown, number, argument = arguments
-            if not isinstance(shown, bytes) or not hmac.compare_digest(shown, token(self.password, self.url)):
+            if not isinstance(shown, bytes) or not hmac.compare_digest(shown, token(self.password, self.address)):
                 return encode_reply(False)
             return encode_reply(await self._done(number, argument))
         except RemoteError as error:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from ..core.wire import split_address
 from ..errors import ConnectionLost, LocalError, RemoteError
@@ -24,21 +26,34 @@ class TooLong(RemoteError):
     code = "legacy_too_long"
 
 
+@dataclass(frozen=True, slots=True)
+class At:
+    """Where a network's peers reach us, and where we listen for them: elsewhere, where a router stands between. Port 0 takes a free one."""
+
+    host: str
+    port: int
+    listen_host: str = ""
+    listen_port: int = 0
+
+
 class Door:
     """A listener; each connection is given to `serve`, which answers at most once, and closed after it."""
 
     def __init__(self, serve: Callable[[asyncio.StreamReader], Awaitable[bytes]]) -> None:
         self._serve = serve
-        self._open: list[str] = []
+        self._open: dict[asyncio.StreamWriter, str] = {}
         self._server: asyncio.Server | None = None
+        self.port = 0
 
-    async def listen(self, host: str, port: int) -> int:
-        """Listen, and say at which port; raises LocalError."""
+    async def listen(self, at: At) -> str:
+        """Listen, and say how the others know us; raises LocalError."""
+        host, port = (at.listen_host or at.host).strip("[]"), at.listen_port or at.port
         try:
             self._server = await asyncio.start_server(self._connected, host, port, limit=MAX_HEAD_BYTES)
         except OSError as error:
             raise LocalError(f"Nothing can listen at {host}:{port} ({error.strerror or error}).", "Give another address of this computer.") from error
-        return int(self._server.sockets[0].getsockname()[1])
+        self.port = int(self._server.sockets[0].getsockname()[1])
+        return f"{at.host}:{at.port or self.port}"
 
     def close(self) -> None:
         if self._server is not None:
@@ -46,9 +61,13 @@ class Door:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host = str((writer.get_extra_info("peername") or [""])[0])
+        hosts = self._open.values()
         try:
-            self._open.append(host)
-            if len(self._open) <= MAX_AT_ONCE and self._open.count(host) <= MAX_OF_ONE:
+            if list(hosts).count(host) < MAX_OF_ONE:
+                self._open[writer] = host
+                if len(hosts) > MAX_AT_ONCE:  # the oldest of whoever has most gives way
+                    counts = Counter(hosts)
+                    max(self._open, key=lambda each: counts[self._open[each]]).transport.abort()
                 async with asyncio.timeout(CALL_S):
                     writer.write(await self._serve(reader))
                     await writer.drain()
@@ -58,7 +77,7 @@ class Door:
             log.info("legacy connection ended from=%s error=%r", host, error)
         finally:
             writer.transport.abort()
-            self._open.remove(host)
+            self._open.pop(writer, None)
 
 
 async def read_all(reader: asyncio.StreamReader, limit: int) -> bytes:

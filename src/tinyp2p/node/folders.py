@@ -13,7 +13,7 @@ def check_folder(folder: str, home_path: str, force: bool) -> str:
     """The absolute path of a folder that may be shared; raises LocalError or Refused with the reason."""
     path = os.path.realpath(folder)
     home = os.path.realpath(home_path)
-    if _contains(home, path):
+    if contains(home, path):
         raise Refused(f"{folder} holds tinyp2p's keys; it is never shared.")
     if not os.path.exists(path):
         raise LocalError(f"There is no folder {folder}.", "Check its name.")
@@ -26,12 +26,13 @@ def check_folder(folder: str, home_path: str, force: bool) -> str:
             raise Refused(f"{folder} is a whole home folder, with all that is private in it.", "Share a folder within it, or insist with --force.")
         if os.path.ismount(path) and os.path.dirname(path) in ("/", "/media", "/mnt", "/Volumes"):
             raise Refused(f"{folder} is a whole drive.", "Share a folder on it, or insist with --force.")
-        if _contains(path, home):
+        if contains(path, home):
             raise Refused(f"{folder} contains tinyp2p's own keys in {home_path}.", "Share a folder beside it, or insist with --force.")
     return path
 
 
-def _contains(outer: str, inner: str) -> bool:
+def contains(outer: str, inner: str) -> bool:
+    """Whether a path is another, or lies below it."""
     return inner == outer or inner.startswith(outer.rstrip("/") + "/")
 
 

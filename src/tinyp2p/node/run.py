@@ -56,7 +56,7 @@ async def _member_life(node: Node, options: dict[str, Any]) -> AsyncIterator[Eve
         node.begin()
         remembered = list(node.shares.own.values())
         offered = await _offered(node, {**options, "folders": folders})
-        legacy = await _legacy(node, options["legacy"]) if options.get("legacy") else []
+        legacy = await _legacy(node, offered, options["legacy"]) if options.get("legacy") else []
         record = node.members.members[node.me]
         yield {
             "event": "ready",
@@ -83,11 +83,11 @@ async def _member_life(node: Node, options: dict[str, Any]) -> AsyncIterator[Eve
         await node.close()
 
 
-async def _legacy(node: Node, options: dict[str, Any]) -> list[Event]:
+async def _legacy(node: Node, given: list[OwnShare], options: dict[str, Any]) -> list[Event]:
     """Speak with networks of 2004; what is to be told of it."""
     from ..legacy.begin import Bridge  # needed by few
 
-    return await Bridge(node, **options).open()
+    return await Bridge(node, given, **options).open()
 
 
 async def _when_keys_change(node: Node) -> None:
