@@ -11,6 +11,7 @@ import resource
 import shutil
 import signal
 import sqlite3
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,12 @@ def bundled(home: Home, into: Path, *arguments: str) -> list[Path]:
     return [Path(event["path"]) for event in done.of("part")]
 
 
+def limited_files(size: int) -> None:
+    """No file of more than this can be written by this process."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
 def test_a_hundred_mebibytes_in_shuffled_parts_one_missing_one_damaged(peers: Peers, tmp_path: Path) -> None:
     write(tmp_path / "A/film.bin", 90 << 20)
     for number in range(40):
@@ -59,24 +66,37 @@ def test_a_hundred_mebibytes_in_shuffled_parts_one_missing_one_damaged(peers: Pe
     error = done.one("error")
     assert error["message"] == f"Of bundle {name}, parts 5 and 8 of {count} are missing."
     assert error["hint"] == "Give what is missing to tinyp2p unbundle; what is here need not be given again."
-    assert [Path(event["file"]) for event in done.of("part") if event["status"] != "taken"] == [parts[4]]
+    refused = [event for event in done.of("part") if event["status"] != "taken"]
+    assert [(Path(event["file"]), event["status"], event["reason"]) for event in refused] == [
+        (parts[4], "damaged", "It is damaged; ask for it again.")
+    ]
     assert not (tmp_path / "B").exists()
+    told = ben.run("unbundle", parts[4], "-o", tmp_path / "B", json=False)
+    assert told.code == 6 and f"{parts[4].name}: It is damaged; ask for it again. Nothing of it was taken." in told.err
 
+    (home,) = (ben.path / "groups").iterdir()
+    kept = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in home.glob("bundles/*/*")}
     parts[4].write_bytes(good)
-    again = ben.run("unbundle", parts[4], parts[0], "-o", tmp_path / "B")
+    again = ben.run("unbundle", parts[4], *parts[:4], "-o", tmp_path / "B")
     assert again.one("error")["message"] == f"Of bundle {name}, part 8 of {count} is missing."
-    assert [event["status"] for event in again.of("part")] == ["taken", "known"]
+    assert [event["status"] for event in again.of("part")] == ["taken", *["known"] * 4]
+    now = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in home.glob("bundles/*/*")}
+    written = {path for path in now if now[path] != kept.get(path)}
+    assert kept.keys() <= now.keys() and {path.stat().st_size for path in written if path.stat().st_size > MB} == {90 << 20}
+    assert len(written) == 2, "the part that was damaged, and the film's content that it brings a piece of"
 
     done = ben.run("unbundle", parts[7], "-o", tmp_path / "B", json=False)
     assert done.code == 0, done.err
     assert "41 files, 105 MB" in done.out
     assert tree(tmp_path / "B") == tree(tmp_path / "A")
-    (home,) = (ben.path / "groups").iterdir()
     assert [path.suffix for path in (home / "bundles").iterdir()] == [".placed"], "what has been placed is not kept twice"
     again = ben.run("unbundle", parts[2], "-o", tmp_path / "B", json=False)
     assert again.code == 0 and f"All of bundle {name} has been placed before." in again.err
-    again = ben.run("unbundle", *parts, "-o", tmp_path / "B")
-    assert again.code == 0 and again.of("summary")[-1]["exists"] == 41
+    # All of it given once more writes nothing of it once more: no file of a MiB can be written here.
+    again = ben.start("unbundle", *parts, "-o", tmp_path / "B", preexec=partial(limited_files, MB))
+    assert again.wait() == 0, again.err
+    assert again.event("summary")["exists"] == 41
+    assert [event["status"] for event in again.events if event["event"] == "part"] == ["known"] * count
 
     # What came by mail serves the group: its list, and its bytes from where ben shares them; anna is away.
     ready = ben.share(tmp_path / "B").event("ready")
@@ -233,11 +253,7 @@ def test_a_full_disk_while_parts_come(peers: Peers, tmp_path: Path) -> None:
     everybody_hashed(anna, "film")
     parts = bundled(anna, tmp_path / "parts", "film")
 
-    def limited() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (12 << 20, 12 << 20))
-
-    stopped = ben.start("unbundle", *parts, "-o", tmp_path / "B", preexec=limited)
+    stopped = ben.start("unbundle", *parts, "-o", tmp_path / "B", preexec=partial(limited_files, 12 << 20))
     assert stopped.wait() == 5, stopped.err
     assert stopped.event("error")["hint"] and not (tmp_path / "B").exists()
     assert ben.run("unbundle", *parts, "-o", tmp_path / "B").code == 0

@@ -6,7 +6,7 @@ Each part can be checked by itself: a chunk against the manifest that comes with
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, NamedTuple, TypeAlias
 
 import msgspec
 from blake3 import blake3
@@ -22,7 +22,15 @@ from .wire import Buckets, Count, Id, Name, Records, decode, encode
 
 MAGIC = b"tinyp2p bundle 1\n"
 GROUP_CONTEXT = "tinyp2p 1 bundle"
+Chunk: TypeAlias = "tuple[Content, Manifest | None, int, memoryview]"
 Number = Annotated[int, msgspec.Meta(ge=1, le=MAX_BUNDLE_PARTS)]
+
+
+class Bundle(NamedTuple):
+    """Which bundle a part is of; with another number of parts it is another one, since nothing proves who made a part."""
+
+    name: str
+    parts: int
 
 
 class Bucket(msgspec.Struct, frozen=True, array_like=True):
@@ -81,6 +89,10 @@ class Head(msgspec.Struct, frozen=True, omit_defaults=True):
     files: list[Listed] = []
     contents: list[Content] = []
 
+    @property
+    def of(self) -> Bundle:
+        return Bundle(self.bundle, self.parts)
+
 
 def encode_part(head: Head, payload: bytes) -> bytes:
     raw = encode(head)
@@ -107,7 +119,7 @@ def buckets_of(head: Head, payload: memoryview) -> Iterator[tuple[Bucket, bytes]
         at += bucket.size
 
 
-def chunks_of(head: Head, payload: memoryview) -> Iterator[tuple[Content, Manifest | None, int, memoryview]]:
+def chunks_of(head: Head, payload: memoryview) -> Iterator[Chunk]:
     """Each chunk of a part, checked; raises WrongBytes for the first that is none."""
     at = sum(bucket.size for bucket in head.buckets)
     for content in head.contents:

@@ -1,6 +1,7 @@
-"""What has come of bundles that are not all here yet: `bundles/ID/` in the group's folder, a file for each content, one for the rest of each part.
+"""What has come of bundles that are not all here yet: `bundles/ID-PARTS/` in the group's folder, a file for each content, one for all else of a part.
 
-A part counts as here once its own file is; that is written last.
+A part counts as here once its own file is; that is written last. Nothing proves who made a part: one that comes later replaces another of its
+number.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Iterable
+from itertools import groupby
 
 import msgspec
 
-from ..core.bundle import Head, chunks_of, decode_part, encode_part
+from ..core.bundle import Bundle, Chunk, Content, Head, chunks_of, decode_part, encode_part
 from ..core.chunks import Manifest
-from ..errors import Malformed
-from ..limits import BUNDLE_KEPT_S, CHUNK_SIZE
+from ..errors import DiskFull
+from ..limits import BUNDLE_KEPT_S, CHUNK_SIZE, FREE_SPACE_KEPT
 from .home import write_private
+from .part_files import pread_all
 from .target import explaining
 
 _kept = re.compile(r"[0-9]{5}")
@@ -34,55 +38,54 @@ class BundleStore:
         """Files that hold some of a content, each chunk at its place."""
         return glob.glob(os.path.join(glob.escape(self.path), "*", cid))
 
-    def parts(self, bundle: str) -> set[int]:
+    def _folder(self, bundle: Bundle) -> str:
+        return os.path.join(self.path, f"{bundle.name}-{bundle.parts}")
+
+    def parts(self, bundle: Bundle) -> set[int]:
         """The numbers of the parts that are here."""
         with contextlib.suppress(FileNotFoundError):
-            return {int(name) for name in os.listdir(os.path.join(self.path, bundle)) if _kept.fullmatch(name)}
+            return {int(name) for name in os.listdir(self._folder(bundle)) if _kept.fullmatch(name)}
         return set()
 
-    def heads(self, bundle: str) -> list[tuple[Head, memoryview]]:
+    def heads(self, bundle: Bundle) -> list[tuple[Head, memoryview]]:
         """Of all parts that are here, what they hold besides content."""
         found = []
         for number in sorted(self.parts(bundle)):
-            with explaining(self.path), open(os.path.join(self.path, bundle, f"{number:05}"), "rb") as file:
+            with explaining(self.path), open(os.path.join(self._folder(bundle), f"{number:05}"), "rb") as file:
                 found.append(decode_part(file.read()))
         return found
 
-    def keep(self, head: Head, payload: memoryview) -> list[Manifest]:
-        """Take in a part; the manifests that came with it. Raises WrongBytes, and Malformed where it does not fit the others."""
-        folder = os.path.join(self.path, head.bundle)
+    def keep(self, head: Head, payload: memoryview) -> tuple[bool, list[Manifest]]:
+        """Take in a part: whether there was anything new in it, and the manifests that came with it. Raises WrongBytes, and DiskFull beforehand."""
+        folder, is_new, manifests = self._folder(head.of), False, dict[str, Manifest]()
+        own_file = os.path.join(folder, f"{head.part:05}")
         with explaining(self.path):
             os.makedirs(folder, mode=0o700, exist_ok=True)
-            if any(other.parts != head.parts for other, _ in self.heads(head.bundle)[:1]):
-                raise Malformed("A part of a bundle tells another number of parts than the others.")
-            manifests: dict[str, Manifest] = {}
-            handles: dict[str, int] = {}
-            try:
-                for content, manifest, index, data in chunks_of(head, payload):
-                    if content.cid not in handles:
-                        handles[content.cid] = os.open(os.path.join(folder, content.cid), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                        os.ftruncate(handles[content.cid], content.size)
-                    if manifest is not None:
-                        manifests[content.cid] = manifest
-                    _write(handles[content.cid], data, index * CHUNK_SIZE)
-                    if len(handles) >= 64:
-                        _sync(handles)
-                _sync(handles)
-            finally:
-                for handle in handles.values():
-                    os.close(handle)
+            if not os.path.exists(own_file):
+                self._check_space(sum(content.length for content in head.contents))
+            for content, chunks in groupby(chunks_of(head, payload), key=lambda chunk: chunk[0]):
+                is_new |= _keep(os.path.join(folder, content.cid), content, chunks, manifests)
             rest = payload[: sum(bucket.size for bucket in head.buckets)]
-            write_private(os.path.join(folder, f"{head.part:05}"), encode_part(msgspec.structs.replace(head, contents=[]), bytes(rest)))
-        return list(manifests.values())
+            raw = encode_part(msgspec.structs.replace(head, contents=[]), bytes(rest))
+            with contextlib.suppress(FileNotFoundError), open(own_file, "rb") as file:
+                if file.read() == raw:
+                    return is_new, list(manifests.values())
+            write_private(own_file, raw)
+        return True, list(manifests.values())
 
-    def was_placed(self, bundle: str) -> bool:
-        return os.path.exists(os.path.join(self.path, f"{bundle}.placed"))
+    def _check_space(self, size: int) -> None:
+        disk = shutil.disk_usage(self.path)
+        if size > disk.free - min(FREE_SPACE_KEPT, disk.total // 20):
+            raise DiskFull(f"There is too little room for a part of a bundle in {self.path}.", "Make room and give what is missing again.")
 
-    def forget(self, bundle: str, placed: bool = False) -> None:
+    def was_placed(self, bundle: Bundle) -> bool:
+        return os.path.exists(f"{self._folder(bundle)}.placed")
+
+    def forget(self, bundle: Bundle, placed: bool = False) -> None:
         """Remove what has come of a bundle; `placed`: it was whole, so no part of it is missed any more."""
         if placed:
-            write_private(os.path.join(self.path, f"{bundle}.placed"), b"")
-        shutil.rmtree(os.path.join(self.path, bundle), ignore_errors=True)
+            write_private(f"{self._folder(bundle)}.placed", b"")
+        shutil.rmtree(self._folder(bundle), ignore_errors=True)
 
     def forget_old(self) -> None:
         """Forget bundles of which nothing has come for two months."""
@@ -93,16 +96,31 @@ class BundleStore:
                     (os.unlink if name.endswith(".placed") else shutil.rmtree)(path)
 
 
-def _write(handle: int, data: memoryview, offset: int) -> None:
+def _keep(path: str, content: Content, chunks: Iterable[Chunk], manifests: dict[str, Manifest]) -> bool:
+    """Put chunks of a content at their places, durably, and note its manifest; False where all of them were there."""
+    is_new = False
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.fstat(handle).st_size != content.size:
+            os.ftruncate(handle, content.size)
+        for _, manifest, index, data in chunks:
+            if manifest is not None:
+                manifests[content.cid] = manifest
+            if not holds(handle, index, data):
+                _write_at(handle, data, index * CHUNK_SIZE)
+                is_new = True
+        os.fsync(handle)  # what is not new may be there since a try that was cut short
+    finally:
+        os.close(handle)
+    return is_new
+
+
+def holds(handle: int, index: int, data: memoryview) -> bool:
+    """Whether a file has this chunk at its place."""
+    return memoryview(pread_all(handle, len(data), index * CHUNK_SIZE) or b"") == data
+
+
+def _write_at(handle: int, data: memoryview, offset: int) -> None:
     while data:
         written = os.pwrite(handle, data, offset)
         data, offset = data[written:], offset + written
-
-
-def _sync(handles: dict[str, int]) -> None:
-    while handles:
-        _, handle = handles.popitem()
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

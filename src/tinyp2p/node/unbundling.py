@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import email
+import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 import pyrage
 
-from ..core.bundle import Listed, buckets_of, decode_part, group_key, identity_of
+from ..core.bundle import Bundle, Head, Listed, buckets_of, chunks_of, decode_part, group_key, identity_of
 from ..core.wire import Buckets, decode_share_record
+from ..disk.bundle_store import holds
 from ..disk.target import explaining
 from ..errors import AnswerError, Malformed, NotAllHere, Refused, RemoteError
 from ..limits import MAX_PART_BYTES
-from ..model import Entry, MemberId, Peer, ShareKey
+from ..model import Cid, Entry, MemberId, Peer, ShareKey
 from ..net.client import Connection
 from .get_job import Request
 
@@ -29,9 +33,11 @@ Event = dict[str, Any]
 AGE = b"age-encryption.org/v1\n"
 NO_PART = "It is no part of a bundle."
 DAMAGED = "It is damaged; ask for it again."
-NOT_FOR_US = "It is not for this member, or older than the last expulsion from the group."
+NOT_FOR_US = "It is not for this member, older than the last expulsion from the group, or damaged at its beginning."
 GONE = "Its owner has changed or removed it since the bundle was made."
 NUMBERS_SHOWN = 20
+MAX_LINES, MAX_LEVELS = 10_000, 32  # of a mail; more lines where they are long
+_level = re.compile(rb"multipart/|message/", re.IGNORECASE)
 
 
 class _Lists:
@@ -61,41 +67,41 @@ async def unbundle(node: Node, request: Event) -> AsyncIterator[Event]:
     """
     store = node.swarm.bundles
     await asyncio.to_thread(store.forget_old)
-    bundles: dict[str, int] = {}
+    missing: dict[Bundle, list[int]] = {}
     refused: list[str] = []
     for path in request.get("files") or ():
         for told in await asyncio.to_thread(_take_all, node, str(path)):
             refused += [told["reason"]] if told["reason"] else []
             if told["parts"]:
-                bundles[told["bundle"]] = told["parts"]
+                missing[Bundle(told["bundle"], told["parts"])] = []
             yield {"event": "part", "file": path, **told}
     lacking: list[str] = []
-    missing = {bundle: sorted(set(range(1, parts + 1)) - store.parts(bundle)) for bundle, parts in bundles.items()}
-    for bundle, numbers in missing.items():
+    for bundle in missing:
+        missing[bundle] = numbers = sorted(set(range(1, bundle.parts + 1)) - store.parts(bundle))
         if numbers and store.was_placed(bundle):
             await asyncio.to_thread(store.forget, bundle)
-            yield {"event": "placed", "bundle": bundle}
+            yield {"event": "placed", "bundle": bundle.name}
         elif numbers:
-            lacking.append(missing_text(bundle, numbers, bundles[bundle]))
-            yield {"event": "missing", "bundle": bundle, "missing": numbers, "parts": bundles[bundle]}
+            lacking.append(missing_text(bundle, numbers))
+            yield {"event": "missing", "bundle": bundle.name, "missing": numbers, "parts": bundle.parts}
     if whole := [bundle for bundle, numbers in missing.items() if not numbers]:
         async for event in _place(node, whole, str(request["directory"])):
             yield event
     if lacking:
         raise NotAllHere(" ".join(lacking), "Give what is missing to tinyp2p unbundle; what is here need not be given again.")
-    if refused and bundles:
+    if refused and missing:
         raise NotAllHere(f"{len(refused)} of what was given could not be opened.", refused[0])
     if refused:
         raise Refused("None of that can be opened here.", refused[0])
 
 
-def missing_text(bundle: str, missing: list[int], parts: int) -> str:
+def missing_text(bundle: Bundle, missing: list[int]) -> str:
     """ "Of bundle k3f9ab, parts 3 and 7 of 11 are missing."."""
     shown = [str(number) for number in missing[:NUMBERS_SHOWN]]
     shown += [f"{len(missing) - NUMBERS_SHOWN} more"] if len(missing) > NUMBERS_SHOWN else []
     listed = " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
     noun, verb = ("part", "is") if len(missing) == 1 else ("parts", "are")
-    return f"Of bundle {bundle[:6]}, {noun} {listed} of {parts} {verb} missing."
+    return f"Of bundle {bundle.name[:6]}, {noun} {listed} of {bundle.parts} {verb} missing."
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -114,14 +120,26 @@ def _take(node: Node, sealed: bytes, identities: list[pyrage.ssh.Identity]) -> E
         head, payload = decode_part(pyrage.decrypt(sealed, identities))
         if head.group != node.group.id:
             raise Malformed("It is of another group.")
-        known = head.part in node.swarm.bundles.parts(head.bundle)
-        for manifest in () if known else node.swarm.bundles.keep(head, payload):
+        store = node.swarm.bundles
+        was_placed = store.was_placed(head.of) and _is_here(node, head, payload)
+        is_new, manifests = store.keep(msgspec.structs.replace(head, contents=[]) if was_placed else head, payload)
+        for manifest in manifests:
             node.local.keep_manifest(manifest)
-        return _told("known" if known else "taken", head.bundle, head.part, head.parts)
+        return _told("taken" if is_new and not was_placed else "known", head.bundle, head.part, head.parts)
     except pyrage.DecryptError as error:
         return _told("foreign", reason=NOT_FOR_US) if "No matching keys" in str(error) else _told("damaged", reason=DAMAGED)
     except RemoteError as error:
         return _told("damaged", reason=error.message)
+
+
+def _is_here(node: Node, head: Head, payload: memoryview) -> bool:
+    """Whether all content of a part lies among the files here, and is no other meanwhile. Blocks."""
+    for content, grouped in groupby(chunks_of(head, payload), key=lambda chunk: chunk[0]):
+        chunks = list(grouped)
+        with closing(node.swarm.copies(Cid(content.cid), and_bundled=False)) as copies:
+            if not any(all(holds(handle, index, data) for _, _, index, data in chunks) for handle in copies):
+                return False
+    return True
 
 
 def _sealed_in(path: str) -> Iterator[bytes]:
@@ -131,7 +149,10 @@ def _sealed_in(path: str) -> Iterator[bytes]:
     if raw.startswith(AGE):
         yield raw
         return
-    with suppress(RecursionError):  # a mail in a mail in a mail ...
+    # A mail of many lines, or a mail in a mail in a mail, would take long and many times its bytes to be read.
+    if raw.count(b"\n") > max(MAX_LINES, len(raw) // 40) or len(_level.findall(raw)) > MAX_LEVELS:
+        return
+    with suppress(RecursionError):
         for part in email.message_from_bytes(raw).walk():
             attached = None if part.is_multipart() else part.get_payload(decode=True)
             if isinstance(attached, bytes) and attached.startswith(AGE):
@@ -139,7 +160,7 @@ def _sealed_in(path: str) -> Iterator[bytes]:
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------
-async def _place(node: Node, bundles: list[str], directory: str) -> AsyncIterator[Event]:
+async def _place(node: Node, bundles: list[Bundle], directory: str) -> AsyncIterator[Event]:
     """All parts of these are here: first the catalogs, then the files that these list."""
     heads = [each for bundle in bundles for each in await asyncio.to_thread(node.swarm.bundles.heads, bundle)]
     await _learn(node, heads)
