@@ -11,5 +11,5 @@ found = ask("/v1/find?pattern=" + urllib.parse.quote(pattern))
 for file in json.load(found)["files"]:
     print(file["size"], re.sub(r"[\0-\x1f\x7f-\x9f]", "?", file["place"]))
     sha = hashlib.sha256(data := (got := ask("/v1/blob/" + file["cid"])).read())
-    assert base64.b64encode(sha.digest()).decode() in got.headers["Repr-Digest"]
+    sha.digest() == base64.b64decode(got.msg["Repr-Digest"][9:-1]) or exit(1)
     open(folder + "/" + file["place"].split("/")[-1], "xb").write(data)
