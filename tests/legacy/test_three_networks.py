@@ -68,10 +68,16 @@ def test_three_networks_find_and_get_each_others_files(bridged: Bridged, server:
     bens = tmp_path / "bens"
     bens.mkdir()
     (bens / "from-ben.txt").write_bytes(TEXT + b"ben")
-    running = bridged.begin("--legacy-tinyp2p", "127.0.0.1:0", "--legacy-peer", server.url)
+    (bens / "photo-of-ben.jpg").write_bytes(EVERY_BYTE)
+    assert bridged.begin("--legacy-tinyp2p", "127.0.0.1:0").stop() == 0  # by now ben is known, and can be named
+    at = bridged.ben.share(bens).event("ready")["address"]
+    (tmp_path / "unnamed").mkdir()
+    (tmp_path / "unnamed" / "unnamed.txt").write_bytes(TEXT)
+    assert bridged.ben.run("share", tmp_path / "unnamed").code == 0
+    named = ("--legacy-share", "Letters", "--legacy-share", "ben:bens", "--peer", at)
+    running = bridged.begin("--legacy-tinyp2p", "127.0.0.1:0", "--legacy-peer", server.url, *named)
     url = running.event("legacy")["address"]
     assert any("TinyP2P of 2004 encrypts nothing" in event["message"] for event in running.events if event["event"] == "notice")
-    bridged.ben.share(bens)
     mirror = share_of(server.url)
     # The group has the server's files, as a share that is called as the server's URL: anna at the bridge, ben through her.
     found = until(lambda: (found := bridged.entries(bridged.ben)).keys() >= {f"{mirror}/every byte.bin", f"{mirror}/from-server.txt"} and found)
@@ -84,11 +90,12 @@ def test_three_networks_find_and_get_each_others_files(bridged: Bridged, server:
     assert got.code == 0, got.out
     assert (tmp_path / "ben-got" / "every byte.bin").read_bytes() == EVERY_BYTE * 4
     assert (tmp_path / "ben-got" / "from-server.txt").read_bytes() == TEXT
-    # What ben shares goes out only once anna has it in the share that she offers there.
+    # What ben shares goes out by the bridge as well, because it was named; of his other shares, and of what is no text, nothing.
     client = Client(tmp_path / "client-2004")
-    assert sorted(client.names(url)) == [b"empty", b"from-anna.txt"]
-    until(lambda: "bens/from-ben.txt" in bridged.entries(bridged.anna))
-    assert bridged.anna.run("get", "from-ben.txt", "-o", bridged.shared).code == 0
+    until(lambda: sorted(client.names(url)) == [b"empty", b"from-anna.txt", b"from-ben.txt"])
+    for name in (b"photo-of-ben.jpg", b"unnamed.txt"):
+        with pytest.raises(Fault):
+            client.content(url, name)
     # The client begins at the server, which has been told of the bridge; and at the bridge, which tells of the server.
     for start in (server.url, url):
         client = Client(tmp_path / f"client-of-{start[-5:]}")
@@ -99,6 +106,11 @@ def test_three_networks_find_and_get_each_others_files(bridged: Bridged, server:
         assert (client.folder / "from-server.txt").read_bytes() == TEXT.replace(b"\r\n", b"\n")  # so it was between originals
         assert (client.folder / "from-anna.txt").read_bytes() == TEXT + b"anna"
         assert (client.folder / "from-ben.txt").read_bytes() == TEXT + b"ben"
+    # What ben changes or takes away is so there too.
+    (bens / "from-ben.txt").write_bytes(b"changed")
+    until(lambda: client.content(url, b"from-ben.txt") == b"changed" if b"from-ben.txt" in client.names(url) else None, 40)
+    (bens / "from-ben.txt").unlink()
+    until(lambda: b"from-ben.txt" not in client.names(url), 40)
     # What is gone there is gone here, what is new is found: the listing is polled.
     (server.folder / "new & <odd>.txt").write_bytes(b"new")
     until(lambda: f"{mirror}/new _ _odd_.txt" in bridged.entries(bridged.ben) or f"{mirror}/new & _odd_.txt" in bridged.entries(bridged.ben), 40)
@@ -234,6 +246,27 @@ def test_shares_for_some_are_not_offered_unless_named(bridged: Bridged, tmp_path
     assert running.stop() == 0
     running = bridged.begin("--legacy-tinyp2p", f"127.0.0.1:{port}", "--legacy-share", "Private")
     assert client.names(running.event("legacy")["address"]) == [b"for-ben.txt"]
+
+
+def test_a_share_of_another_member_goes_out_only_while_it_is_for_all(bridged: Bridged, tmp_path: Path) -> None:
+    for name in ("Open", "Closed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.txt").write_bytes(TEXT)
+    assert bridged.begin("--legacy-tinyp2p", "127.0.0.1:0").stop() == 0
+    at = bridged.ben.share(tmp_path / "Open").event("ready")["address"]
+    assert bridged.ben.run("share", tmp_path / "Closed", "--with", "anna").code == 0
+    running = bridged.anna.share("--peer", at)
+    until(lambda: {"Open/Open.txt", "Closed/Closed.txt"} <= bridged.entries(bridged.anna).keys())
+    assert running.stop() == 0
+    options = ("--legacy-tinyp2p", "127.0.0.1:0", "--legacy-password-file", str(bridged.password))
+    refused = bridged.anna.run("share", *options, "--legacy-share", "ben:Closed", json=False)
+    assert refused.code == 6 and "ben:Closed is for some members only" in refused.err
+    assert bridged.anna.run("share", *options, "--legacy-share", "dora:Open").code == 3
+    url = bridged.anna.share(*options, "--legacy-share", "ben:Open").event("legacy")["address"]
+    client = Client(tmp_path / "client")
+    until(lambda: client.names(url) == [b"Open.txt"])  # of anna's own nothing was named
+    assert bridged.ben.run("share", tmp_path / "Open", "--with", "anna").code == 0
+    until(lambda: client.names(url) == [], 40)
 
 
 def test_only_what_is_said_with_it_is_offered(bridged: Bridged, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from .show import Event, audience, count, files_and_size, names, result, say, si
 QUESTION = "No group here yet. Invite or code (Enter starts a new group): "
 WAIT_S = 3600.0  # for a keyholder that is away
 OF_THE_START = {"listen": "--listen", "advertise": "--advertise", "peers": "--peer", "name": "--name", "legacy": "--legacy-..."}
-LEGACY = ("tinyp2p", "molester", "listen", "peers", "share", "inbox")
+LEGACY = ("tinyp2p", "molester", "listen", "peers", "shares", "inbox")
 FOLDER_EXAMPLE = "For example: tinyp2p share ~/Photos"
 
 
@@ -64,7 +64,13 @@ FOLDER_EXAMPLE = "For example: tinyp2p share ~/Photos"
     multiple=True,
     help="A peer of theirs: http://HOST:PORT, of MoleSter IP:PORT.",
 )
-@option("--legacy-share", metavar="SHARE", help="Offer them this share; else the FOLDERs given here.")
+@option(
+    "--legacy-share",
+    "legacy_shares",
+    metavar="[MEMBER:]SHARE",
+    multiple=True,
+    help="Offer them this share, also another member's; else the FOLDERs given here.",
+)
 @option("--legacy-inbox", metavar="DIR", help="Take in files that MoleSter's peers push, into this folder.")
 def share(
     settings: Settings,

@@ -10,8 +10,10 @@ from ..core.names import printable
 from ..core.wire import split_address
 from ..disk.target import explaining
 from ..errors import LocalError, Malformed, NothingMatched, Refused, UsageError
+from ..model import ShareKey
 from ..node.folders import contains
 from ..node.operations import NOT_SPOKEN
+from .carried import Carried
 from .files import Offered, put_down
 from .mirror import Mirror
 from .molester import MAX_MESSAGE, Molester, is_address
@@ -40,15 +42,18 @@ class Bridge:
         molester: str | None,
         listen: str | None,
         peers: list[str],
-        share: str | None,
+        shares: list[str],
         inbox: str | None,
     ) -> None:
-        self.node, self.share, self.peers = node, share, peers
+        self.node, self.named, self.peers = node, [name for name in shares if ":" not in name], peers
         self.folder = os.path.realpath(node.home.file("legacy"))
         self.sizes: dict[str, dict[str, int]] = {}
         if node.members.members[node.me].peer.is_guest:
             raise Refused("A guest of a group shares nothing.", "Ask for an invite as a member.")
+        others = [self._of_another(name) for name in shares if ":" in name]
+        self.carried = Carried(node, others, os.path.realpath(node.home.file("legacy-carried")))
         self.chosen = {each.name: each.folder for each in self._chosen(given)}
+        self.told = [*self.chosen, *(name for name in shares if ":" in name)]
         if inbox:
             inbox = self._checked_inbox(inbox, bool(molester))
         offered = Offered(self._folders)
@@ -70,7 +75,7 @@ class Bridge:
         for name, network in self.networks.items():
             await network.listen()
             told.append({"event": "legacy", "network": name, "address": network.address})
-            hint = f"Offered to it: {', '.join(map(printable, self.chosen))}. Use its password for nothing else."
+            hint = f"Offered to it: {', '.join(map(printable, self.told))}. Use its password for nothing else."
             told.append({"event": "notice", "level": "warning", "message": WARNING.format(name, network.address), "hint": hint})
         for peer in self.peers:
             self.networks[_network_of(peer)].learn(peer, is_given=True)
@@ -81,6 +86,8 @@ class Bridge:
     async def _run(self) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
+                if self.carried.keys:
+                    tasks.create_task(self.carried.run())
                 for network in self.networks.values():
                     tasks.create_task(network.book.run())
         finally:
@@ -89,22 +96,34 @@ class Bridge:
 
     # --- what goes out and comes in ---------------------------------------------------------------------------------
     def _chosen(self, given: list[OwnShare]) -> list[OwnShare]:
-        """What they may have: the share that is named, else the folders of this command line, else the only one; never what came from their like."""
-        own = [each for each in self.node.shares.own.values() if not contains(self.folder, each.folder)]
-        if self.share:
-            given = [each for each in own if each.name == self.share]
-        if self.share and not given:
-            raise NothingMatched(f'No share here is called "{self.share}".', f"Shares here: {', '.join(each.name for each in own)}.")
+        """What of ours they may have: shares that are named, else the folders of this command line, else the only one; never what came from them."""
+        own = {each.name: each for each in self.node.shares.own.values() if not contains(self.folder, each.folder)}
+        for name in self.named:
+            if name not in own:
+                raise NothingMatched(f'No share here is called "{name}".', f"Shares here: {', '.join(own)}.")
+        if self.named or self.carried.keys:
+            return [own[name] for name in self.named]
         if not given and len(own) != 1:
             raise UsageError("It is not said which share the network of 2004 may have; all of it can be read there by anyone.", NAME_IT)
-        for each in given or own:
-            if each.audience and not self.share:
+        given = given or list(own.values())
+        for each in given:
+            if each.audience:
                 raise UsageError(f'"{printable(each.name)}" is for some members only, and would be readable by anyone.', NAME_IT)
-        return given or own
+        return given
+
+    def _of_another(self, text: str) -> ShareKey:
+        """The share of another member that MEMBER:SHARE names; it may come to be known later."""
+        member, _, share = text.partition(":")
+        key = ShareKey(self.node.search.members_named(member)[0], share)
+        known = self.node.members.shares.get(key)
+        if known is not None and known.record.audience:
+            raise Refused(f"{text} is for some members only, and would be readable by anyone.")
+        return key
 
     def _folders(self) -> list[str]:
         own = [self.node.shares.own[name] for name in self.chosen if name in self.node.shares.own]
-        return [each.folder for each in own if each.folder == self.chosen[each.name] and not each.away and (self.share or not each.audience)]
+        found = [each.folder for each in own if each.folder == self.chosen[each.name] and not each.away and (self.named or not each.audience)]
+        return [*found, self.carried.folder] if self.carried.keys else found
 
     def _checked_inbox(self, inbox: str, is_spoken: bool) -> str:
         if not is_spoken:
