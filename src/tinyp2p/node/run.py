@@ -79,6 +79,9 @@ async def _member_life(node: Node, options: dict[str, Any]) -> AsyncIterator[Eve
             if isinstance(event, TinyP2PError):
                 raise event
             yield event
+        with contextlib.suppress(TimeoutError):  # whoever brought the end about is still to be told
+            async with asyncio.timeout(OPERATIONS_END_S):
+                await node.api.idle.wait()
     finally:
         await node.close()
 
@@ -93,9 +96,6 @@ async def _legacy(node: Node, given: list[OwnShare], options: dict[str, Any]) ->
 async def _when_keys_change(node: Node) -> None:
     await node.keeping.renewed.wait()
     await node.gossip.told()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(OPERATIONS_END_S):
-            await node.api.idle.wait()
     node.notices.put_nowait(None)
 
 
