@@ -57,7 +57,8 @@ class OurCrowd:
                 self._start_members()
             warm(self.where, self.source)
             commands = [
-                getter.begin_get(target, f"{self.first.name}:{self.source.name}/") for getter, target in zip(self.getters, targets, strict=True)
+                getter.begin_get(target, f"{self.first.name}:{self.source.name}/", alone=False)
+                for getter, target in zip(self.getters, targets, strict=True)
             ]
             costs = [command.finish() for command in commands]
             last_s = max(command.began_s + cost.seconds for command, cost in zip(commands, costs, strict=True))

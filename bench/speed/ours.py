@@ -165,9 +165,9 @@ class Member:
             )
         return cost
 
-    def begin_get(self, target: Path, *what: str | Path, tell: bool = True) -> Getter:
+    def begin_get(self, target: Path, *what: str | Path, tell: bool = True, alone: bool = True) -> Getter:
         options: list[str | Path] = ["-o", target, "--yes", *(["--json"] if tell else [])]
-        return Getter(self.command("get", *what, *options), self.place.log(f"get-{self.name}"), self.environment)
+        return Getter(self.command("get", *what, *options), self.place.log(f"get-{self.name}"), self.environment, alone)
 
 
 def group(first: Member, folder: Path, others: Sequence[Member], files: int) -> None:

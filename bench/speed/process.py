@@ -133,14 +133,15 @@ class Process:
 
 
 class Getter(Process):
-    """A command to its end, with what it took."""
+    """A command to its end, with what it took. Its memory is not looked at where several run at once: that would take from what they share."""
 
-    def __init__(self, command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
-        super().__init__(command, log, environment, cwd)
+    def __init__(self, command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None, alone: bool = True) -> None:
+        super().__init__(command, log, environment)
         self._peak = 0
         self._done = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
-        self._watcher.start()
+        if alone:
+            self._watcher.start()
 
     def _watch(self) -> None:
         """Look at it until it has ended; not through wait4's figure, which counts what it was before it became another program."""
@@ -162,7 +163,8 @@ class Getter(Process):
             watchdog.cancel()
             self._done.set()
         self.popen.returncode = os.waitstatus_to_exitcode(status)
-        self._watcher.join()
+        if self._watcher.is_alive():
+            self._watcher.join()
         if self.popen.returncode not in codes:
             raise BenchError(f"{self.popen.args!r} ended with {self.popen.returncode}: {self.text()[-500:]}")
         return Cost(seconds, usage.ru_utime + usage.ru_stime, getter_bytes=self._peak)

@@ -92,7 +92,7 @@ class Nginx(Peer):
 
     def fetch_many(self, targets: list[Path]) -> Cost:
         """Several curls at once; until the last is done."""
-        getters = [Getter(self.client(target), self.place.log("curl")) for target in targets]
+        getters = [Getter(self.client(target), self.place.log("curl"), alone=False) for target in targets]
         try:
             costs = [getter.finish() for getter in getters]
         finally:
