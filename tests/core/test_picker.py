@@ -437,6 +437,25 @@ def test_getters_in_a_crowd_begin_elsewhere() -> None:
     assert len(firsts) > 20
 
 
+def test_what_is_coming_to_a_source_is_asked_of_it_after_what_it_has() -> None:
+    picker = picker_of(10)
+    picker.source_joined("anna", bitmap(10, [4]), bitmap(10, [7]))
+    known_as_fast(picker, "anna")
+    assert [asked(picker, "anna").first for _ in range(2)] == [4, 7]
+    assert picker.next_request("anna", 0.0) is None
+    with pytest.raises(Malformed):
+        picker.source_joined("anna", bitmap(10), bitmap(80))
+
+
+def test_of_what_is_ours_the_first_comes_first_so_that_nobody_else_begins_there() -> None:
+    for seed in range(9):
+        picker = picker_of(64, seed=seed)
+        picker.source_joined("seed", None)
+        picker.source_joined("other", bitmap(64))
+        picker.crowd_is(5, 6, 0.0)
+        assert asked(picker, "seed").first == 5
+
+
 def test_what_failed_or_left_is_wanted_again() -> None:
     picker = picker_of(100)
     picker.source_joined("anna", None)

@@ -63,8 +63,16 @@ def put(part: Part, *indices: int) -> None:
 
 
 def read_range(part: Part, start: int, length: int) -> bytes | None:
+    lent = part.lend()
+    try:
+        return read_by(part, lent, start, length)
+    finally:
+        os.close(lent)
+
+
+def read_by(part: Part, lent: int, start: int, length: int) -> bytes | None:
     piece = memoryview(bytearray(length))
-    return bytes(piece) if part.fill(piece, start) else None
+    return bytes(piece) if part.fill(piece, start, lent) else None
 
 
 def read(part: Part, index: int) -> bytes | None:
@@ -185,6 +193,18 @@ def test_ranges(target: Target) -> None:
     for start, length in ((0, 1), (CHUNK_SIZE - 1, 2), (3 * CHUNK_SIZE - 1, 2), (5 * CHUNK_SIZE, 78), (-1, 1), (CHUNK_SIZE, 0)):
         assert read_range(part, start, length) is None
     part.discard()
+
+
+def test_what_was_lent_can_be_read_after_the_file_is_placed_but_not_after_it_was_changed(target: Target) -> None:
+    part = Part.open(target, KEY, len(DATA))
+    put(part, *range(6))
+    lent = part.lend()
+    part.finish("f", 0o644, 0)
+    assert read_by(part, lent, CHUNK_SIZE - 1, 9) == DATA[CHUNK_SIZE - 1 : CHUNK_SIZE + 8]
+    with open(os.path.join(target.path, "f"), "r+b") as placed:
+        placed.write(b"edited")
+    assert read_by(part, lent, CHUNK_SIZE, 9) is None
+    os.close(lent)
 
 
 def test_arguments_that_cannot_be(target: Target, folder: Path) -> None:

@@ -41,10 +41,14 @@ class Pieces:
 
     def __init__(self, go_on: bool = True) -> None:
         self.pieces: list[bytes] = []
+        self.grown: list[int] = []
         self.go_on = go_on
 
     def take_buffer(self, size_bytes: int) -> memoryview:
         return memoryview(bytearray(size_bytes))
+
+    def piece_grows(self, filled: int) -> None:
+        self.grown.append(filled)
 
     def piece_arrived(self, piece: memoryview) -> bool:
         self.pieces.append(bytes(piece))
@@ -102,6 +106,7 @@ def test_a_large_body_comes_in_chunks_and_can_be_paused(step: int) -> None:
         feed(connection, b"HTTP/1.1 206 Partial\r\ncontent-length: %d\r\n\r\n" % len(body) + body, step)
         assert (await answer).status == 206 and b"".join(sink.pieces) == body
         assert [len(piece) for piece in sink.pieces] == [1 << 20, 4000]
+        assert len(sink.grown) == len(set(sink.grown)) and all(0 < filled < 1 << 20 for filled in sink.grown) and bool(sink.grown) == (step < 1 << 20)
         assert transport.paused
         connection.resume()
         assert not transport.paused

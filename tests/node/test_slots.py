@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tinyp2p.limits import CHUNK_SIZE, KIB
 from tinyp2p.model import MemberId
 from tinyp2p.node import slots as under_test
 from tinyp2p.node.slots import Slots
@@ -53,6 +54,12 @@ def test_a_member_alone_waits_for_nothing() -> None:
     asyncio.run(run())
 
 
+@pytest.fixture
+def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(under_test, "FEWEST", 1)
+
+
+@pytest.mark.usefixtures("one_at_a_time")
 def test_members_are_sent_a_piece_in_turn() -> None:
     async def run() -> None:
         slots, begun = Slots(), list[MemberId]()
@@ -76,6 +83,42 @@ def test_members_are_sent_a_piece_in_turn() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.usefixtures("one_at_a_time")
+def test_who_has_had_least_is_next_and_who_comes_later_claims_nothing_for_the_past() -> None:
+    async def run() -> None:
+        slots, begun = Slots(), list[MemberId]()
+        uploads = [Upload(slots, ANNA, begun, 9), Upload(slots, ANNA, begun, 1)]
+        await settle()
+        uploads += [Upload(slots, BEN, begun, 4) for _ in range(5)]
+        for upload in [*uploads[:2], uploads[2]]:
+            upload.end.set()
+            await settle()
+        uploads += [Upload(slots, ANNA, begun, 2), *(Upload(slots, CARL, begun, 4) for _ in range(2))]
+        for upload in uploads:
+            upload.end.set()
+        for _ in range(12):
+            await settle()
+        # Anna had 10 before anybody else was there, which nobody has to make up for.
+        assert begun == [ANNA, ANNA, BEN, BEN, ANNA, CARL, BEN, CARL, BEN, BEN]
+
+    asyncio.run(run())
+
+
+def test_a_portion_takes_a_moment_of_this_computers_line() -> None:
+    async def run() -> None:
+        clock = Clock()
+        slots, portions = Slots(clock), []
+        for rate in (1e5, 1e7, 1e9, 1e5):
+            clock.now_s += 0.5
+            async with slots.slot(ANNA, int(rate / 2)):
+                pass
+            portions.append(slots.portion)
+        assert portions == [64 * KIB, 250_000, CHUNK_SIZE, 64 * KIB]
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("one_at_a_time")
 def test_whoever_gives_up_while_waiting_leaves_the_turn_to_the_next() -> None:
     async def run() -> None:
         slots, begun = Slots(), list[MemberId]()
@@ -93,6 +136,7 @@ def test_whoever_gives_up_while_waiting_leaves_the_turn_to_the_next() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.usefixtures("one_at_a_time")
 def test_whoever_reads_slowly_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(under_test, "HELD_S", 0.01)
 

@@ -27,11 +27,12 @@ class Pace:
         kept = math.exp(-max(0.0, silence_s) / MEMORY_S)
         return self.sent_bytes * kept / max(self.sent_s * kept + silence_s, 1e-3)
 
-    def chunk_sent(self, now_s: float) -> None:
+    def sent(self, size_bytes: int, now_s: float) -> None:
+        """A chunk, or a part of one, has come."""
         elapsed_s = max(0.0, now_s - self.mark_s)
-        # Both sums fade alike, so that chunks which come in bursts after a silence still give the right quotient.
-        kept = max(MEMORY_KEPT, math.exp(-elapsed_s / MEMORY_S))
-        self.sent_bytes = self.sent_bytes * kept + CHUNK_SIZE
+        # Both sums fade alike, so that what comes in bursts after a silence still gives the right quotient.
+        kept = max(MEMORY_KEPT ** (size_bytes / CHUNK_SIZE), math.exp(-elapsed_s / MEMORY_S))
+        self.sent_bytes = self.sent_bytes * kept + size_bytes
         self.sent_s = self.sent_s * kept + elapsed_s
         self.mark_s = max(self.mark_s, now_s)
 

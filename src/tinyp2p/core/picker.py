@@ -48,6 +48,7 @@ class Request:
 @dataclass(slots=True)
 class _Source(Pace):
     has: int = 0
+    coming: int = 0  # chunks on their way to it from who has all: it passes them on as they come
     partial: bool = False  # was said to lack chunks: it gets this file as we do, or did
     pending: dict[int, Request] = field(default_factory=dict)  # chunks asked and not yet come, in the order asked
     rarest: int = 0  # the rarest wanted chunks it has; only shrinks until something else changes, then 0
@@ -82,20 +83,25 @@ class Picker:
     def complete(self) -> bool:
         return self._have.complete
 
-    def source_joined(self, source: str, chunks: Bitmap | None) -> None:
-        """A member can serve these chunks (None: all); told again when they are more. Raises Malformed."""
-        has = self._all if chunks is None else self._set_of(chunks)
+    def source_joined(self, source: str, chunks: Bitmap | None, coming: Bitmap | None = None) -> None:
+        """A member can serve these chunks (None: all), and those that are coming to it; told again when they are more. Raises Malformed."""
+        has, soon = self._all if chunks is None else self._set_of(chunks), self._set_of(coming) if coming else 0
         joined = self._sources.setdefault(source, _Source())
+        joined.coming = soon
         joined.partial |= has != self._all
         self._now_has(joined, has)
 
     def crowd_is(self, place: int, size: int, now_s: float) -> None:
-        """So many get this file now, and this is our place in the order of their ids."""
+        """So many get this file now, and this is our place in their order."""
         have = 0
         for source in self._sources.values():
             have |= source.has if source.partial else 0
         if self._crowd.meet(place, size, have, now_s):
             self._forget_rarest()
+
+    def others_sent(self, size_bytes: int, now_s: float) -> None:
+        """So much of a chunk has come from members that get this file too."""
+        self._crowd.gained(size_bytes, now_s)
 
     def source_left(self, source: str) -> None:
         """A source is gone; what was asked of it is wanted again."""
@@ -110,7 +116,8 @@ class Picker:
         if asked is None or self.complete:
             return None
         asked.rarest = asked.rarest & self._wanted or self._rarest(asked)
-        if self._has_enough(asked, now_s) or (not asked.partial and self._crowd.brings(asked.rarest, asked.rate, now_s)):
+        is_others = not asked.partial and not asked.rarest & self._crowd.mine
+        if self._has_enough(asked, now_s) or (is_others and self._crowd.brings(asked.rate, now_s)):
             return None
         if asked.rarest:
             first, count = self._run(asked)
@@ -138,7 +145,7 @@ class Picker:
             return False
         sender = self._sources.get(source)
         if sender is not None and sender.pending.pop(index, None) is not None:
-            sender.chunk_sent(now_s)
+            sender.sent(CHUNK_SIZE, now_s)
         elif self._wanted & self._bit(index):  # nobody was asked, or it was asked for in vain before
             self._wanted ^= self._bit(index)
             self._wanted_count -= 1
@@ -188,7 +195,7 @@ class Picker:
         self._forget_rarest()
 
     def _rarest(self, source: _Source) -> int:
-        chosen = source.has & self._wanted
+        chosen = source.has & self._wanted or source.coming & self._wanted
         if not source.partial:
             chosen = chosen & self._crowd.mine or chosen
         for plane in reversed(self._planes):
@@ -204,7 +211,8 @@ class Picker:
         share = self._wanted_count // max(1, 2 * (len(self._sources) - 1))  # small at the end, so that all end together
         count = max(1, min(fitting, share, REQUEST_CHUNKS))
         chosen = source.rarest
-        if any(other.partial for other in self._sources.values()):
+        is_mine = not source.partial and self._crowd.size > 1 and chosen & self._crowd.mine
+        if not is_mine and any(other.partial for other in self._sources.values()):
             # Everyone who gets this file begins elsewhere, so that all have something to give to each other.
             start = self._rng.randrange(self._length) // count * count
             chosen = chosen & ((1 << (self._length - start)) - 1) or chosen

@@ -199,6 +199,8 @@ class Have(msgspec.Struct, frozen=True):
     complete: bool
     have: bytes = b""
     fetching: Annotated[list[Id], msgspec.Meta(max_length=64)] = []
+    place: Count = 0
+    coming: bytes = b""
 
 
 class Growing(msgspec.Struct, frozen=True):

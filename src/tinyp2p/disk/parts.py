@@ -18,6 +18,7 @@ from ..core.chunks import Bitmap, Manifest, chunk_count, chunk_hash, chunk_lengt
 from ..errors import LocalError
 from ..limits import CHUNK_SIZE, SYNC_BYTES
 from .part_files import KEY, chunks_with_data, open_locked, pread_all, sync_data
+from .scan import stamp_of
 from .target import PARTS_FOLDER, Target, explaining, sync_folder
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class Part:
         self.size_bytes = size_bytes
         self.have = Bitmap(chunk_count(size_bytes))
         self.resumed_dirty = False  # bytes of an earlier run are there, and nobody has looked at them yet
+        self.placed: os.stat_result | None = None  # what the file was when it got its final name
         self._folder = folder
         self._handle = handle
         self._unsynced_bytes = 0
@@ -92,15 +94,21 @@ class Part:
         with explaining(self.target.path), self._open_handle() as handle:
             self._sync(handle)
 
-    def fill(self, piece: memoryview, start: int) -> bool:
-        """Read what lies from there on; False if a chunk of it is not held, or none is asked for."""
+    def lend(self) -> int:
+        """A descriptor for somebody else to read by and to close; it stays this file's also when the file has its final name."""
+        with explaining(self.target.path), self._open_handle() as handle:
+            return os.dup(handle)
+
+    def fill(self, piece: memoryview, start: int, lent: int) -> bool:
+        """Read what lies from there on by a lent descriptor; False if not all of it is held, or if it has been changed since the file was placed."""
         if start < 0 or not piece or start + len(piece) > self.size_bytes:
             return False
         with self._guard:
-            if self._handle < 0 or any(index not in self.have for index in range(start // CHUNK_SIZE, (start + len(piece) - 1) // CHUNK_SIZE + 1)):
+            if any(index not in self.have for index in range(start // CHUNK_SIZE, (start + len(piece) - 1) // CHUNK_SIZE + 1)):
                 return False
-        with explaining(self.target.path), self._open_handle() as handle:
-            return os.preadv(handle, [piece], start) == len(piece)
+        with explaining(self.target.path):
+            is_changed = self.placed is not None and stamp_of(os.fstat(lent)) != stamp_of(self.placed)
+            return not is_changed and os.preadv(lent, [piece], start) == len(piece)
 
     def _sync(self, handle: int) -> None:
         if self._failed:
@@ -146,7 +154,7 @@ class Part:
         with explaining(self.target.path, FileExistsError), self._open_handle() as handle:
             self._sync(handle)
             self.target.place(self._folder, f"{self.key}.part", path, mode, mtime_ns, replace)
-            placed = os.fstat(handle)
+            placed = self.placed = os.fstat(handle)
         self._close()
         return placed
 

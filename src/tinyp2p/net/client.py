@@ -42,6 +42,9 @@ class Sink(Protocol):
     def take_buffer(self, size_bytes: int) -> memoryview:
         """Memory of exactly that size for the next piece."""
 
+    def piece_grows(self, filled: int) -> None:
+        """So many bytes of the piece are there."""
+
     def piece_arrived(self, piece: memoryview) -> bool:
         """A piece is whole; False asks to stop reading until `Connection.resume`."""
 
@@ -54,6 +57,8 @@ class _Collector:
 
     def take_buffer(self, size_bytes: int) -> memoryview:
         return memoryview(bytearray(size_bytes))
+
+    def piece_grows(self, filled: int) -> None: ...
 
     def piece_arrived(self, piece: memoryview) -> bool:
         self.body += piece
@@ -173,6 +178,8 @@ class Connection(asyncio.BufferedProtocol):
                 self._filled += nbytes
                 if self._filled == len(self._piece):
                     self._piece_full()
+                elif self._sink is not None:
+                    self._sink.piece_grows(self._filled)
             else:
                 self._read(self._scratch_view[:nbytes])
         except Exception as error:

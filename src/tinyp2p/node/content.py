@@ -22,11 +22,11 @@ from ..core.wire import Growing, Have
 from ..disk.catalogs import Catalogs
 from ..disk.hasher import Changed, hash_file
 from ..disk.local import Local, LocalFile
-from ..disk.parts import Part
 from ..disk.scan import FolderKept, open_inside, stamp_of
-from ..errors import AnswerError, TinyP2PError
+from ..errors import AnswerError, LocalError, TinyP2PError
 from ..limits import CHUNK_SIZE, HASH_SIZE, MAX_BATCH_BYTES, MAX_GROWING_OF_ONE
 from ..model import Cid, MemberId, ShareKey
+from .arrivals import Arrival, Arrivals
 from .buffers import Buffers
 from .rate import Rate
 from .slots import Slots
@@ -44,6 +44,7 @@ CHANGED = AnswerError(409, "changed", "The file has changed.")
 class _Source(ABC):
     """Bytes that somebody may have."""
 
+    waits = False  # for others: a piece may be long in coming
     size_bytes: int
 
     @abstractmethod
@@ -53,6 +54,10 @@ class _Source(ABC):
     def read(self, start: int, length: int) -> bytes:
         """As `fill`, into new memory."""
         return bytes(self.fill(memoryview(bytearray(length)), start))
+
+    async def piece(self, start: int, length: int, buffers: Buffers) -> memoryview:
+        """As `fill`, in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(None, self.fill, buffers.take(length), start)
 
 
 class FileSource(_Source):
@@ -91,21 +96,41 @@ class FileSource(_Source):
 
 
 class PartialSource(_Source):
-    """What is here of a file that is being fetched."""
+    """What is here of a file that is being fetched, and what is coming of it."""
 
+    waits = True
     share = ""
 
-    def __init__(self, part: Part) -> None:
-        self.part = part
-        self.size_bytes = part.size_bytes
+    def __init__(self, arrivals: Arrivals) -> None:
+        self.arrivals = arrivals
+        self.part = arrivals.part
+        self.size_bytes = self.part.size_bytes
+        self._passing: Arrival | None = None
+        try:
+            self.handle = self.part.lend()
+        except LocalError as error:
+            raise NOT_HERE from error
 
     def fill(self, piece: memoryview, start: int) -> memoryview:
-        if not self.part.fill(piece, start):
+        if not self.part.fill(piece, start, self.handle):
             raise NOT_HERE
         return piece
 
+    async def piece(self, start: int, length: int, buffers: Buffers) -> memoryview:
+        """What has come, as soon as there is some, of the chunk at `start`; raises AnswerError."""
+        index, offset = divmod(start, CHUNK_SIZE)
+        length = min(length, CHUNK_SIZE - offset)
+        if offset == 0:
+            self._passing = None if index in self.part.have else self.arrivals.of(index)
+        if self._passing is not None:
+            if data := await self._passing.piece(offset, length):
+                return memoryview(data)
+            if not self._passing.good:  # what comes now may not go on where that began
+                raise NOT_HERE
+        return await super().piece(start, length, buffers)
+
     def close(self) -> None:
-        pass
+        os.close(self.handle)
 
 
 Source = FileSource | PartialSource
@@ -138,7 +163,7 @@ class Content:
         self.catalogs = catalogs
         self.local = local
         self.root_of = root_of
-        self.partial_of: Callable[[Cid], Part | None] = lambda cid: None
+        self.partial_of: Callable[[Cid], Arrivals | None] = lambda cid: None
         self.fetched_of: Callable[[Cid], tuple[str, LocalFile] | None] = lambda cid: None
         self.on_change: Callable[[LocalFile], None] = lambda file: None
         self.uploaded: dict[MemberId, int] = defaultdict(int)
@@ -170,7 +195,7 @@ class Content:
         fetched = self.fetched_of(cid)
         return [*found, fetched] if fetched is not None and self._listed_for(member, cid) else found
 
-    def partial_for(self, member: MemberId, cid: Cid) -> Part | None:
+    def partial_for(self, member: MemberId, cid: Cid) -> Arrivals | None:
         """What I am fetching, for those who may see it where others than themselves list it."""
         partial = self.partial_of(cid)
         return partial if partial is not None and self._listed_for(member, cid) else None
@@ -211,12 +236,15 @@ class Content:
         partial = self.partial_for(member, cid) if not files else None
         if not files and partial is None:
             raise NOT_HERE
-        size = files[0][1].size if partial is None else partial.size_bytes
-        have = b"" if partial is None else partial.have.encode()
-        return Have(size, partial is None or partial.have.complete, have, list(itertools.islice(self._others(cid, member), 64)))
+        fetching = self._fetching(cid, member)
+        place = fetching.index(member)
+        others = [str(other) for other in (fetching[:place] + fetching[place + 1 :])[:64]]
+        if partial is None:
+            return Have(files[0][1].size, True, b"", others, place)
+        return Have(partial.part.size_bytes, partial.part.have.complete, partial.part.have.encode(), others, place, partial.coming)
 
-    def _others(self, cid: Cid, member: MemberId) -> list[MemberId]:
-        """Who else has asked for a content of late; from now on this member is among them."""
+    def _fetching(self, cid: Cid, member: MemberId) -> list[MemberId]:
+        """Who has asked for a content of late, whoever began first comes first; from now on this member is among them."""
         now = time.monotonic()
         asked = self._asked[cid] = self._asked.pop(cid, {})  # the last asked for comes last
         asked[member] = now
@@ -225,7 +253,7 @@ class Content:
             self._asked[each] = fresh
             if not fresh:
                 del self._asked[each]
-        return [other for other in self._asked[cid] if other != member]
+        return list(self._asked[cid])
 
     def manifest(self, member: MemberId, cid: Cid, manifest_of: Callable[[Cid], Manifest | None]) -> Manifest:
         if not self.files_for(member, cid) and self.partial_for(member, cid) is None:

@@ -32,6 +32,7 @@ from ..limits import (
 )
 from ..model import Cid, MemberId
 from ..net.client import Connection
+from .arrivals import Arrivals
 from .lanes import Lanes
 from .rate import Rate
 
@@ -64,11 +65,27 @@ class RangeSink:
         self.connection = connection
         self.next_index = request.first
         self.checking: list[asyncio.Future[bool]] = []
+        self.filled = 0  # bytes of the next piece that have been told of
+        # Only what comes from who has all is passed on before it is whole.
+        self.is_whole = request.source in download.complete
+        self.arrivals = download.arrivals.expect(request.chunks) if self.is_whole else {}
 
     def take_buffer(self, size_bytes: int) -> memoryview:
-        return self.download.lanes.buffers.take(size_bytes)
+        buffer = self.download.lanes.buffers.take(size_bytes)
+        self.filled = 0
+        if self.is_whole:
+            self.arrivals[self.next_index].buffer = buffer
+        return buffer
+
+    def piece_grows(self, filled: int) -> None:
+        if self.is_whole:
+            self.arrivals[self.next_index].grows(filled)
+        else:
+            self.download.picker.others_sent(filled - self.filled, self.download.clock())
+        self.filled = filled
 
     def piece_arrived(self, piece: memoryview) -> bool:
+        self.piece_grows(len(piece))
         index, self.next_index = self.next_index, self.next_index + 1
         return self.download.piece_arrived(self, index, piece)
 
@@ -103,15 +120,18 @@ class Download:
         self.wait_s = max(wait_s, PATIENCE_S)
         self.is_small = part.size_bytes <= CHUNK_SIZE
         self.picker = Picker(part.have, CHANCE, rate.bytes_per_s)
+        self.arrivals = Arrivals(part)
+        self.complete: set[MemberId] = set()  # sources that have all of it
         self.bytes_from: dict[MemberId, int] = defaultdict(int)
         self._loop = asyncio.get_running_loop()
+        self.clock = self._loop.time
         self._moved = asyncio.Event()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._learning = asyncio.Lock()
         self._workers: dict[MemberId, asyncio.Task[None]] = {}
         self._found: set[MemberId] = set()
         self._fetching: dict[MemberId, set[MemberId]] = {}
-        self._complete: set[MemberId] = set()
+        self._places: dict[MemberId, tuple[int, int]] = {}  # by each of those: our place in the crowd, and how many we are
         self._resting: dict[MemberId, tuple[float, float]] = {}  # until when a source that failed is left alone, and for how long
         self._refused = False
         self._wrong = False
@@ -150,7 +170,7 @@ class Download:
 
     def _check_hope(self) -> None:
         """Nobody at work: wait for a while, but not anew with each file for members that have been away for longer than that."""
-        if self._at_work or not self._complete.isdisjoint(self._workers):
+        if self._at_work or not self.complete.isdisjoint(self._workers):
             return
         away_since_s = self.away_since()
         waiting_since_s = max(self._hope_s, self._began_s if away_since_s is None else away_since_s)
@@ -200,6 +220,7 @@ class Download:
     def _left(self, source: MemberId, done: asyncio.Task[None]) -> None:
         """A source's work has ended: by its fault it rests for a while, by ours all ends."""
         del self._workers[source]
+        self._places.pop(source, None)
         self.picker.source_left(source)
         self._moved.set()
         error = None if done.cancelled() else done.exception()
@@ -244,14 +265,16 @@ class Download:
         """Learn what a source holds by now, and who else is fetching."""
         connection = await self.lanes.dialer.control(source)
         have = await connection.call("GET", f"/v1/have/{self.cid}", Have)
-        bitmap = None if have.complete else Bitmap(self.part.have.length, have.have)
-        self.picker.source_joined(source, bitmap)
+        length = self.part.have.length
+        bitmap = None if have.complete else Bitmap(length, have.have)
+        self.picker.source_joined(source, bitmap, Bitmap(length, have.coming) if have.coming else None)
+        self._fetching[source] = {MemberId(member) for member in have.fetching} - {self.lanes.me}
+        self._found |= self._fetching[source]
         if have.complete:
-            self._complete.add(source)
-        self._fetching[source] = {MemberId(member) for member in have.fetching}
-        self._found |= self._fetching[source] - {self.lanes.me}
-        crowd = sorted(set().union(*self._fetching.values()) | {self.lanes.me})
-        self.picker.crowd_is(crowd.index(self.lanes.me), len(crowd), self._loop.time())
+            self.complete.add(source)
+            self._places[source] = have.place, len(self._fetching[source]) + 1
+        place, size = self._places[min(self._places)] if self._places else (0, len(set().union(*self._fetching.values())) + 1)
+        self.picker.crowd_is(place % size, size, self._loop.time())
         self._moved.set()
 
     # --- asking -----------------------------------------------------------------------------------------------------
@@ -283,6 +306,8 @@ class Download:
         finally:
             if sink.checking:
                 await asyncio.wait(sink.checking)
+            for arrival in sink.arrivals.values():
+                self.arrivals.ended(arrival, arrival.index in self.part.have)
             self.picker.request_ended(request)
             self._hope_s = time.monotonic()
             self._moved.set()
@@ -294,7 +319,7 @@ class Download:
         self._waiting += 1
         checking = self._loop.run_in_executor(self.lanes.verifying, self._store, index, piece)
         sink.checking.append(checking)
-        checking.add_done_callback(lambda done: self._checked(sink.connection.peer.member, index, piece, done))
+        checking.add_done_callback(lambda done: self._checked(sink, index, piece, done))
         if self._waiting < PIECES_WAITING:
             return True
         self._paused.add(sink.connection)
@@ -309,8 +334,11 @@ class Download:
             self._syncing = self.lanes.syncing.submit(self.part.sync)
         return is_good
 
-    def _checked(self, source: MemberId, index: int, piece: memoryview, done: asyncio.Future[bool]) -> None:
+    def _checked(self, sink: RangeSink, index: int, piece: memoryview, done: asyncio.Future[bool]) -> None:
+        source = sink.connection.peer.member
         self._waiting -= 1
+        if sink.is_whole:
+            self.arrivals.ended(sink.arrivals[index], done.exception() is None and done.result())
         self.lanes.buffers.give(piece)
         while self._paused and self._waiting < PIECES_WAITING:
             self._paused.pop().resume()

@@ -29,7 +29,7 @@ from . import clients
 from .content import NOT_HERE, Content, Source
 from .gossip import GossipLoop
 from .keeping import Keeping
-from .server import DRAIN, PEER, SEND_BUFFER, TRANSPORT, Application, Receive, Scope, Send, answer_problem
+from .server import ALLOW, DRAIN, PEER, SEND_BUFFER, SETTLE, TRANSPORT, Application, Receive, Scope, Send, answer_problem
 
 log = logging.getLogger(__name__)
 Join = Callable[[Peer, JoinRequest], Awaitable[JoinAnswer]]
@@ -243,24 +243,27 @@ class Routes:
         member, gone, rate = asker(request), request.scope[TRANSPORT].is_closing, self.content.upload_rate
         share = source.share
         step = int(min(CHUNK_SIZE, max(rate.bytes_per_s / 8, 16 * KIB)))
-        loop, buffers = asyncio.get_running_loop(), self.content.buffers
-
-        def read(start: int) -> asyncio.Future[memoryview]:
-            return loop.run_in_executor(None, source.fill, buffers.take(min(step, end - start)), start)
-
-        piece = await read(start)
+        buffers = self.content.buffers
+        piece = await source.piece(start, min(step, end - start), buffers)
         await send(begin)
         while True:
             start += len(piece)
-            reading = read(start) if start < end else None
+            reading = asyncio.create_task(source.piece(start, min(step, end - start), buffers)) if start < end else None
             try:
                 async with rate:
                     await rate.spend(len(piece))
-                async with self.content.slots.slot(member, len(piece)):
-                    for at in range(0, len(piece), SEND_BUFFER):
-                        last = reading is None and at + SEND_BUFFER >= len(piece)
-                        await send({"type": "http.response.body", "body": piece[at : at + SEND_BUFFER], "more_body": not last})
-                        await request.scope[DRAIN]()
+                left, slots = piece, self.content.slots
+                while left:
+                    async with slots.slot(member, min(slots.portion, len(left))) as size:
+                        request.scope[ALLOW](min(SEND_BUFFER, slots.portion // 4))
+                        for at in range(0, size, SEND_BUFFER):
+                            body = left[at : min(at + SEND_BUFFER, size)]
+                            last = reading is None and at + len(body) == len(left)
+                            await send({"type": "http.response.body", "body": body, "more_body": not last})
+                            await request.scope[DRAIN]()
+                        if slots.crowded:
+                            await request.scope[SETTLE]()
+                    left = left[size:]
                 self.content.sent(member, share, cid, len(piece))
                 buffers.give(piece)  # what is sent has been encrypted
                 if reading is None:
@@ -270,6 +273,8 @@ class Routes:
                 piece = await reading
             except BaseException:
                 if reading is not None:
+                    if source.waits:
+                        reading.cancel()
                     with suppress(BaseException):
                         await reading
                 raise

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import socket
+import struct
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -58,6 +59,12 @@ PEER = "tinyp2p.peer"
 MAX_PIPELINED = 64
 TRANSPORT = "tinyp2p.transport"
 DRAIN = "tinyp2p.drain"
+ALLOW = "tinyp2p.allow"
+SETTLE = "tinyp2p.settle"
+SETTLE_S = 0.005
+# Of what Linux tells of a connection: segment size, segments on their way, round trip, bytes not sent yet, the shortest round trip.
+TCP_INFO = struct.Struct("=16xI4xI40xI72xII")
+QUEUE_US = 10_000
 SEND_BUFFER = 256 * KIB
 NOBODY = Peer(MemberId(""), "invite", 0.0, "", "")
 # TLS hands over what arrives in pieces of up to this, so that a head may come together with the end of a body.
@@ -76,6 +83,7 @@ class MemberProtocol(HttpToolsProtocol):
     _stall_timer: asyncio.TimerHandle | None = None
     _at_work: RequestResponseCycle | None = None
     _head_bytes = 0
+    _allowed = 0
     _in_head = False
 
     def __init__(self, config: Config, state: ServerState, of_each: Counter[MemberId], loop: asyncio.AbstractEventLoop) -> None:
@@ -94,11 +102,30 @@ class MemberProtocol(HttpToolsProtocol):
             log.warning("connection refused reason=too_many peer=%s", self.peer.member)
             transport.abort()
             return
-        # Little lies between us and the line, so that what is sent next is decided late.
-        transport.set_write_buffer_limits(high=SEND_BUFFER // 2, low=SEND_BUFFER // 4)
-        with contextlib.suppress(OSError, AttributeError):
-            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SEND_BUFFER)
+        self.allow(SEND_BUFFER)
         self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE_S, transport.abort)  # as between two requests
+
+    def allow(self, backlog: int) -> None:
+        """So much may lie between us and the line: little, so that what is sent next is decided late."""
+        if backlog == self._allowed:
+            return
+        self._allowed = backlog
+        self.transport.set_write_buffer_limits(high=backlog // 2, low=backlog // 4)
+        with contextlib.suppress(OSError, AttributeError):
+            self.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, backlog)
+
+    async def settle(self) -> None:
+        """Wait while what was sent last stands in a queue of the line: more would make it longer still, and be lost where it ends."""
+        while self._is_queued():  # noqa: ASYNC110 - the system does not tell when it has gone out
+            await asyncio.sleep(SETTLE_S)
+
+    def _is_queued(self) -> bool:
+        try:
+            told = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO.size)
+            segment, unacknowledged, rtt_us, unsent, least_rtt_us = TCP_INFO.unpack(told)
+        except (OSError, AttributeError, struct.error):
+            return False
+        return bool(unacknowledged * segment + unsent > self._allowed and rtt_us > 2 * least_rtt_us + QUEUE_US)
 
     def _has_room(self) -> bool:
         """Whether one more connection of this member may be; where there are too many of all, whoever has most gives one up."""
@@ -132,7 +159,7 @@ class MemberProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        cast(Scope, self.scope).update({PEER: self.peer, TRANSPORT: self.transport, DRAIN: self.flow.drain})
+        cast(Scope, self.scope).update({PEER: self.peer, TRANSPORT: self.transport, DRAIN: self.flow.drain, ALLOW: self.allow, SETTLE: self.settle})
         self._head_bytes, self._in_head = 0, True
         self._await(HEADER_TIMEOUT_S)
 

@@ -1,7 +1,8 @@
-"""Upload slots: how many pieces are on their way at once where several members wait, so that each is whole soon and can be passed on.
+"""Upload slots: how many portions are on their way at once where several members wait, and how long they are.
 
-Members take turns. Where this computer's line is the narrow place, few at a time bring as much as many. Where the readers' lines are, more bring
-more: so now and then some more or fewer slots are tried, and kept if more was sent.
+Whoever has had least is next, so that all who fetch the same file have equally much to pass on. Where this computer's line is the narrow place,
+few at a time bring as much as many. Where the readers' lines are, more bring more: so now and then some more or fewer slots are tried, and kept if
+more was sent.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from ..limits import CHUNK_SIZE, KIB
 from ..model import MemberId
 
-FEWEST, MOST = 1, 200
+FEWEST, MOST = 3, 200
 LOOK_S = 1.0
 CLEARLY_MORE = 1.1
+PORTIONS = 64 * KIB, CHUNK_SIZE  # the shortest and the longest
+PORTION_S = 0.025  # what one should take on this computer's line
+MEASURE_S = 0.2
 HELD_S = 4.0  # whoever takes longer keeps nobody else waiting
 
 
@@ -24,42 +29,57 @@ class Slots:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.open = FEWEST
+        self.portion = PORTIONS[0]  # how much goes to a member before it is the next one's turn
         self._taken: Counter[MemberId] = Counter()
-        self._waiting: dict[MemberId, deque[asyncio.Future[None]]] = {}  # whose turn is next comes first
+        self._waiting: dict[MemberId, deque[tuple[asyncio.Future[None], int]]] = {}
+        self._had: dict[MemberId, int] = {}  # bytes of each; who has had least is next
+        self._least = 0  # what whoever was let in last had had: who comes later has no claim to what was sent before
+        self._measured, self._measured_s = 0, clock()
         self._sent = 0
         self._looked_s = clock()
         self._before = 0.0  # bytes a second in the look before
         self._more = False  # slots were opened, rather than closed, at the last look
 
     @asynccontextmanager
-    async def slot(self, member: MemberId, size_bytes: int) -> AsyncIterator[None]:
-        """Hold a slot while a piece of that size is sent."""
-        await self._take(member)
+    async def slot(self, member: MemberId, size_bytes: int) -> AsyncIterator[int]:
+        """Hold a slot while a portion of that size is sent."""
+        await self._take(member, size_bytes)
         late = asyncio.get_running_loop().call_later(HELD_S, self._leave, member)
         try:
-            yield
+            yield size_bytes
             self._sent += size_bytes
+            self._measure(size_bytes)
         finally:
             if late.when() > asyncio.get_running_loop().time():
                 late.cancel()
                 self._leave(member)
             self._look()
 
+    @property
+    def crowded(self) -> bool:
+        return bool(self._waiting)
+
     def _is_alone(self, member: MemberId) -> bool:
         return not self._taken.keys() - {member} and not self._waiting.keys() - {member}
 
-    async def _take(self, member: MemberId) -> None:
+    async def _take(self, member: MemberId, size_bytes: int) -> None:
+        self._had[member] = max(self._had.get(member, 0), self._least)
         if self._is_alone(member) or (self._taken.total() < self.open and not self._waiting):
-            self._taken[member] += 1
+            self._let(member, size_bytes)
             return
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(member, deque()).append(turn)
+        self._waiting.setdefault(member, deque()).append((turn, size_bytes))
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self._leave(member)
             raise
+
+    def _let(self, member: MemberId, size_bytes: int) -> None:
+        self._taken[member] += 1
+        self._least = self._had[member]
+        self._had[member] += size_bytes
 
     def _leave(self, member: MemberId) -> None:
         self._taken[member] -= 1
@@ -69,14 +89,21 @@ class Slots:
 
     def _let_in(self) -> None:
         while self._taken.total() < self.open and self._waiting:
-            member = next(iter(self._waiting))
+            member = min(self._waiting, key=self._had.__getitem__)
             queue = self._waiting.pop(member)
-            turn = queue.popleft()
+            turn, size_bytes = queue.popleft()
             if queue:
                 self._waiting[member] = queue  # behind all others
             if not turn.done():
-                self._taken[member] += 1
+                self._let(member, size_bytes)
                 turn.set_result(None)
+
+    def _measure(self, size_bytes: int) -> None:
+        self._measured += size_bytes
+        elapsed_s = self.clock() - self._measured_s
+        if elapsed_s >= MEASURE_S:
+            self.portion = int(min(max(PORTIONS[0], PORTION_S * self._measured / elapsed_s), PORTIONS[1]))
+            self._measured, self._measured_s = 0, self.clock()
 
     def _look(self) -> None:
         """Once a second: keep the last step if it was worth it, and try another where somebody waits."""

@@ -28,6 +28,7 @@ from ..disk.target import READ_FLAGS
 from ..errors import ConnectionLost, WrongBytes
 from ..limits import CHUNK_SIZE, HASH_SIZE, KIB, MAX_MANIFEST_BYTES
 from ..model import Cid, Entry, MemberId, ShareKey
+from .arrivals import Arrivals
 from .download import Download, Offline
 from .gossip import Presence
 from .lanes import Lanes
@@ -64,9 +65,9 @@ class Swarm:
         return lock, free
 
     # --- what others may have of downloads ----------------------------------------------------------------------------
-    def partial_of(self, cid: Cid) -> Part | None:
+    def partial_of(self, cid: Cid) -> Arrivals | None:
         download = self.active.get(cid)
-        return download.part if download else None
+        return download.arrivals if download else None
 
     def manifest_of(self, cid: Cid) -> Manifest | None:
         download = self.active.get(cid)
