@@ -155,6 +155,24 @@ def test_whoever_reads_slowly_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPat
     asyncio.run(run())
 
 
+def test_after_a_pause_it_begins_with_few_again() -> None:
+    """How much was sent in a time that was mostly a pause says nothing of what more slots bring."""
+
+    async def run() -> None:
+        clock = Clock()
+        slots = Slots(clock)
+        slots.open = 50
+        clock.now_s += 1.1
+        async with slots.slot(ANNA, 1):
+            assert slots.open == 50
+        clock.now_s += 30
+        async with slots.slot(ANNA, 1):
+            pass
+        assert slots.open == under_test.FEWEST
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(("sent", "few"), [(lambda open: 10, True), (lambda open: 10 * open, False)], ids=["our line is narrow", "theirs are"])
 def test_as_many_slots_as_bring_more(sent: Callable[[int], int], few: bool) -> None:
     async def run() -> None:

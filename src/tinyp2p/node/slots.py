@@ -112,6 +112,9 @@ class Slots:
             return
         rate = self._sent / elapsed_s
         self._sent, self._looked_s = 0, self.clock()
+        if elapsed_s >= 2 * LOOK_S:  # nothing was sent for a while: what the last step was worth cannot be told any more
+            self.open, self._before, self._more = FEWEST, 0.0, False
+            return
         if rate < self._before * (CLEARLY_MORE if self._more else 1 / CLEARLY_MORE):
             self._more = not self._more
         self._before = rate
