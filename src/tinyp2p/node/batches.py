@@ -49,6 +49,8 @@ class _Memory:
         self._filled += size_bytes
         return self._raw[self._filled - size_bytes : self._filled]
 
+    def piece_grows(self, filled: int) -> None: ...
+
     def piece_arrived(self, piece: memoryview) -> bool:
         return True
 
