@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -503,6 +504,31 @@ def test_a_disk_that_fills_up(target: Target, monkeypatch: pytest.MonkeyPatch, n
     put(part, 1, 2, 3, 4, 5)
     part.finish("f", 0o644, 0)
     assert target.hash_existing("f") == MANIFEST.cid
+
+
+def test_a_sync_that_fails_fails_for_whoever_syncs_at_the_same_time(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = Part.open(target, KEY, len(DATA))
+    put(part, *range(6))
+    told: list[int] = []
+    began, go_on = threading.Event(), threading.Event()
+
+    def told_once(_: int) -> None:
+        """As the system does: only the first hears that a write has failed."""
+        told.append(1)
+        if len(told) == 1:
+            began.set()
+            go_on.wait(10)
+            raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(parts, "sync_data", told_once)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(part.sync)
+        assert began.wait(10)
+        second = threads.submit(part.sync)
+        assert not wait([second], 0.1).done
+        go_on.set()
+        assert isinstance(first.exception(), LocalError) and isinstance(second.exception(), LocalError)
+    part.discard()
 
 
 def test_a_sync_that_failed_is_not_forgotten(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:

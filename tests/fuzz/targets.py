@@ -368,6 +368,9 @@ class Sink:
         assert size_bytes <= CHUNK_SIZE
         return memoryview(bytearray(size_bytes))
 
+    def piece_grows(self, filled: int) -> None:
+        assert filled <= CHUNK_SIZE
+
     def piece_arrived(self, piece: memoryview) -> bool:
         return True
 

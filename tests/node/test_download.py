@@ -19,10 +19,11 @@ from tinyp2p.core.chunks import Bitmap, Manifest, chunk_hash
 from tinyp2p.core.wire import Have
 from tinyp2p.disk.parts import Part
 from tinyp2p.disk.target import Target
-from tinyp2p.errors import AnswerError, Unreachable
+from tinyp2p.errors import AnswerError, ConnectionLost, Unreachable
 from tinyp2p.limits import CHUNK_SIZE
 from tinyp2p.model import Cid, MemberId
 from tinyp2p.node import download as under_test
+from tinyp2p.node.arrivals import Arrival
 from tinyp2p.node.buffers import Buffers
 from tinyp2p.node.download import Download, Moved, Offline, WrongSize
 from tinyp2p.node.rate import Rate
@@ -126,6 +127,31 @@ def test_from_several_sources_of_which_one_lies(tmp_path: Path, data: bytes) -> 
         assert world.part.have.complete and set(world.wrong) == {"liar"}
         world.part.finish("f", 0o644, 0)
         assert (tmp_path / "f").read_bytes() == data
+
+    run(scenario)
+
+
+def test_what_came_of_a_broken_answer_is_not_called_good_because_the_chunk_came_from_elsewhere(tmp_path: Path) -> None:
+    """Whoever was passed its beginning must not get the right end behind it."""
+
+    class Broken(Source):
+        passed: list[Arrival]
+
+        async def fetch(self, target: str, sink: Any, expected: int, headers: dict[str, str]) -> None:
+            index = sink.next_index
+            sink.take_buffer(CHUNK_SIZE)
+            sink.piece_grows(CHUNK_SIZE // 2)
+            self.passed = [sink.arrivals[index]]
+            world.part.write(index, LARGE[index * CHUNK_SIZE : (index + 1) * CHUNK_SIZE])
+            raise ConnectionLost("gone")
+
+    broken = Broken("broken", LARGE)
+    world = World(tmp_path, LARGE, broken)
+
+    async def scenario() -> None:
+        with pytest.raises(Offline):
+            await world.fetch()
+        assert [arrival.good for arrival in broken.passed] == [False]
 
     run(scenario)
 

@@ -38,6 +38,7 @@ class Part:
         self._handle = handle
         self._unsynced_bytes = 0
         self._failed = False
+        self._syncing = threading.Lock()  # one at a time: only one hears of a failed write
         self._users = 0
         self._guard = threading.Condition()  # guards `have`, `_unsynced_bytes`, `_users` and `_handle`
 
@@ -111,13 +112,14 @@ class Part:
             return not is_changed and os.preadv(lent, [piece], start) == len(piece)
 
     def _sync(self, handle: int) -> None:
-        if self._failed:
-            raise OSError(errno.EIO, "an earlier write did not reach the disk")
-        try:
-            sync_data(handle)
-        except OSError:
-            self._failed = True  # the system forgets a failed write once told: a second sync would succeed and mean nothing
-            raise
+        with self._syncing:
+            if self._failed:
+                raise OSError(errno.EIO, "an earlier write did not reach the disk")
+            try:
+                sync_data(handle)
+            except OSError:
+                self._failed = True  # the system forgets a failed write once told: a second sync would succeed and mean nothing
+                raise
 
     def recheck(self, manifest: Manifest) -> int:
         """Hash what lies in the file and hold exactly the chunks that match; returns their count; no thread may write meanwhile.

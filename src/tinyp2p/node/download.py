@@ -304,10 +304,12 @@ class Download:
             headers = {"range": f"bytes={start}-{start + size - 1}"}
             await connection.fetch(f"/v1/blob/{self.cid}", sink, size, headers)
         finally:
-            if sink.checking:
-                await asyncio.wait(sink.checking)
-            for arrival in sink.arrivals.values():
-                self.arrivals.ended(arrival, arrival.index in self.part.have)
+            try:
+                if sink.checking:
+                    await asyncio.wait(sink.checking)
+            finally:
+                for arrival in sink.arrivals.values():  # those whose bytes were good have ended before
+                    self.arrivals.ended(arrival, False)
             self.picker.request_ended(request)
             self._hope_s = time.monotonic()
             self._moved.set()

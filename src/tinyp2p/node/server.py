@@ -61,7 +61,7 @@ TRANSPORT = "tinyp2p.transport"
 DRAIN = "tinyp2p.drain"
 ALLOW = "tinyp2p.allow"
 SETTLE = "tinyp2p.settle"
-SETTLE_S = 0.005
+SETTLE_S, SETTLE_MOST_S = 0.005, 4.0
 # Of what Linux tells of a connection: segment size, segments on their way, round trip, bytes not sent yet, the shortest round trip.
 TCP_INFO = struct.Struct("=16xI4xI40xI72xII")
 QUEUE_US = 10_000
@@ -116,7 +116,8 @@ class MemberProtocol(HttpToolsProtocol):
 
     async def settle(self) -> None:
         """Wait while what was sent last stands in a queue of the line: more would make it longer still, and be lost where it ends."""
-        while self._is_queued():  # noqa: ASYNC110 - the system does not tell when it has gone out
+        end_s = self.loop.time() + SETTLE_MOST_S
+        while self._is_queued() and not self.transport.is_closing() and self.loop.time() < end_s:  # noqa: ASYNC110 - the system does not tell
             await asyncio.sleep(SETTLE_S)
 
     def _is_queued(self) -> bool:
