@@ -114,6 +114,8 @@ def test_a_portion_takes_a_moment_of_this_computers_line() -> None:
                 pass
             portions.append(slots.portion)
         assert portions == [64 * KIB, 250_000, CHUNK_SIZE, 64 * KIB]
+        async with slots.slot(ANNA, 1):
+            assert [slots.portion_for(member) for member in (ANNA, BEN)] == [CHUNK_SIZE, 64 * KIB]
 
     asyncio.run(run())
 

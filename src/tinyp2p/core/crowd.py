@@ -6,12 +6,12 @@ before it: whoever comes later takes other blocks from the first one on. Sets of
 
 from __future__ import annotations
 
-from ..limits import REQUEST_CHUNKS
+from ..limits import CHUNK_SIZE, REQUEST_CHUNKS
 from .pace import Pace
 
 BLOCKS_EACH = 8  # at least, where the file is long enough
 BRINGS = 0.5  # where the others gain this part of what the source would send, they are waited for: its line is everybody's
-PATIENCE_S = 2.0  # a silence of the others as short as this says nothing
+BEGIN_S = 1.0  # for the first bytes to go round
 
 
 class Crowd:
@@ -27,7 +27,7 @@ class Crowd:
     def meet(self, place: int, size: int, have: int, now_s: float) -> bool:
         """There are `size` of us, mine is this place in our order, and the others have these chunks; True if `mine` has changed."""
         if self.size == 1:
-            self._gains.mark_s = now_s
+            self._gains.mark_s = now_s + BEGIN_S
         self._have |= have
         before, self.size, self.mine = self.mine, size, self._blocks(place, size)
         return self.mine != before
@@ -49,4 +49,4 @@ class Crowd:
         if self.size == 1 or self._have.bit_count() == self.length:
             return False
         silence_s = now_s - self._gains.mark_s
-        return silence_s < PATIENCE_S or self._gains.rate_with(silence_s) > rate * BRINGS
+        return (rate > 0 and silence_s < 2 * CHUNK_SIZE / rate) or self._gains.rate_with(silence_s) > rate * BRINGS

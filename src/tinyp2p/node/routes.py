@@ -254,8 +254,9 @@ class Routes:
                     await rate.spend(len(piece))
                 left, slots = piece, self.content.slots
                 while left:
-                    async with slots.slot(member, min(slots.portion, len(left))) as size:
-                        request.scope[ALLOW](min(SEND_BUFFER, slots.portion // 4))
+                    portion = slots.portion_for(member)
+                    async with slots.slot(member, min(portion, len(left))) as size:
+                        request.scope[ALLOW](min(SEND_BUFFER, portion // 4))
                         for at in range(0, size, SEND_BUFFER):
                             body = left[at : min(at + SEND_BUFFER, size)]
                             last = reading is None and at + len(body) == len(left)

@@ -59,6 +59,10 @@ class Slots:
     def crowded(self) -> bool:
         return bool(self._waiting)
 
+    def portion_for(self, member: MemberId) -> int:
+        """How much goes to a member at once; nobody is kept waiting for one that is alone."""
+        return PORTIONS[1] if self._is_alone(member) else self.portion
+
     def _is_alone(self, member: MemberId) -> bool:
         return not self._taken.keys() - {member} and not self._waiting.keys() - {member}
 
