@@ -252,19 +252,7 @@ class Routes:
             try:
                 async with rate:
                     await rate.spend(len(piece))
-                left, slots = piece, self.content.slots
-                while left:
-                    portion = slots.portion_for(member)
-                    async with slots.slot(member, min(portion, len(left))) as size:
-                        request.scope[ALLOW](min(SEND_BUFFER, portion // 4))
-                        for at in range(0, size, SEND_BUFFER):
-                            body = left[at : min(at + SEND_BUFFER, size)]
-                            last = reading is None and at + len(body) == len(left)
-                            await send({"type": "http.response.body", "body": body, "more_body": not last})
-                            await request.scope[DRAIN]()
-                        if slots.crowded:
-                            await request.scope[SETTLE]()
-                    left = left[size:]
+                await self._send_piece(request, send, piece, is_last=reading is None)
                 self.content.sent(member, share, cid, len(piece))
                 buffers.give(piece)  # what is sent has been encrypted
                 if reading is None:
@@ -279,6 +267,22 @@ class Routes:
                     with suppress(BaseException):
                         await reading
                 raise
+
+    async def _send_piece(self, request: Request, send: Send, piece: memoryview, is_last: bool) -> None:
+        """Portions of a piece, each when it is this member's turn, in bits so small that little lies between us and the line."""
+        member, slots = asker(request), self.content.slots
+        while piece:
+            portion = slots.portion_for(member)
+            async with slots.slot(member, min(portion, len(piece))) as size:
+                request.scope[ALLOW](min(SEND_BUFFER, portion // 4))
+                for at in range(0, size, SEND_BUFFER):
+                    body = piece[at : min(at + SEND_BUFFER, size)]
+                    more = not is_last or at + len(body) < len(piece)
+                    await send({"type": "http.response.body", "body": body, "more_body": more})
+                    await request.scope[DRAIN]()
+                if slots.crowded:
+                    await request.scope[SETTLE]()
+            piece = piece[size:]
 
 
 def cid_of(parameters: dict[str, str]) -> Cid:
