@@ -51,7 +51,7 @@ class Bridge:
         if node.members.members[node.me].peer.is_guest:
             raise Refused("A guest of a group shares nothing.", "Ask for an invite as a member.")
         others = [self._of_another(name) for name in shares if ":" in name]
-        self.carried = Carried(node, others, os.path.realpath(node.home.file("legacy-carried")))
+        self.carried = Carried(node, others, os.path.join(os.path.realpath(node.home.path), "legacy-carried"))
         self.chosen = {each.name: each.folder for each in self._chosen(given)}
         self.told = [*self.chosen, *(name for name in shares if ":" in name)]
         if inbox:
@@ -72,6 +72,7 @@ class Bridge:
     async def open(self) -> list[Event]:
         """Open the doors and begin; the events that say so."""
         told: list[Event] = []
+        await asyncio.to_thread(self.carried.clear)
         for name, network in self.networks.items():
             await network.listen()
             told.append({"event": "legacy", "network": name, "address": network.address})

@@ -9,10 +9,12 @@ import asyncio
 import logging
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ..core.names import path_to_bytes, safe_path
+from ..core.names import fold, path_to_bytes, safe_path
+from ..disk.target import explaining
 from ..errors import TinyP2PError
 from ..limits import MIB
 from ..model import Cid, Entry, ShareKey
@@ -32,43 +34,94 @@ class Carried:
         self.node = node
         self.keys = keys
         self.folder = folder
-        self._here: dict[str, Cid | None] = {}
+        self._asked: dict[str, Cid | None] = {}  # as what the files in the folder were fetched
+        self._fetching: asyncio.Task[None] | None = None
+
+    def clear(self) -> None:
+        """Take away what is of another time; what a symlink there leads to is somebody's own. Blocks; raises LocalError."""
+        with explaining(self.folder), suppress(FileNotFoundError):
+            if os.path.islink(self.folder):
+                os.unlink(self.folder)
+            else:
+                shutil.rmtree(self.folder)
 
     async def run(self) -> None:
         """Keep the folder in step with the lists of those shares, until cancelled."""
-        shutil.rmtree(self.folder, ignore_errors=True)  # what is of another time
-        while True:
-            try:
-                await self._update()
-            except (TinyP2PError, OSError) as error:
-                log.warning("legacy carried files error=%s", error)
-            await asyncio.sleep(CARRY_S)
+        try:
+            while True:
+                with _going_on():
+                    await self._update()
+                await asyncio.sleep(CARRY_S)
+        finally:
+            await self._stop()
 
     async def _update(self) -> None:
+        """Take away what is not wanted any more, also while other files come; fetch what is missing once none do."""
         wanted = await asyncio.to_thread(self._wanted)
-        for name in [name for name, cid in self._here.items() if name not in wanted or wanted[name][1].cid != cid]:
+        cids = {name: entry.cid for name, (_, entry) in wanted.items()}
+        is_coming = self._fetching is not None and not self._fetching.done()
+        if is_coming and any(cids.get(name) != cid for name, cid in self._asked.items()):
+            await self._stop()
+        here = await asyncio.to_thread(self._clean, cids)
+        if is_coming:  # where it was stopped, a thread may still put down a file of it, which the next round takes away
+            return
+        missing = [pair for name, pair in wanted.items() if name not in here]
+        if missing:
+            self._asked = cids
+            self._fetching = asyncio.create_task(self._fetch(missing))
+
+    async def _fetch(self, missing: list[tuple[ShareKey, Entry]]) -> None:
+        with _going_on():
+            os.makedirs(self.folder, mode=0o700, exist_ok=True)
+            async for _ in self.node.getting.place(missing, Request(self.folder, confirmed=True)):
+                pass
+
+    async def _stop(self) -> None:
+        if self._fetching is not None:
+            self._fetching.cancel()
+            await asyncio.wait([self._fetching])
+
+    def _clean(self, cids: dict[str, Cid | None]) -> set[str]:
+        """Take away what is not, or not as it was fetched, among these; the names of what is here. Blocks."""
+        here: set[str] = set()
+        with suppress(FileNotFoundError):
+            here = {name for name in os.listdir(self.folder) if not name.startswith(".")}
+        kept = {name for name in here if name in cids and cids[name] == self._asked.get(name)}
+        for name in here - kept:
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(self.folder, name))
-            del self._here[name]
-        missing = [pair for name, pair in wanted.items() if name not in self._here]
-        if not missing:
-            return
-        os.makedirs(self.folder, mode=0o700, exist_ok=True)
-        async for _ in self.node.getting.place(missing, Request(self.folder, confirmed=True)):
-            pass
-        here = await asyncio.to_thread(os.listdir, self.folder)
-        self._here |= {entry.path: entry.cid for _, entry in missing if entry.path in here}
+        return kept
 
     def _wanted(self) -> dict[str, tuple[ShareKey, Entry]]:
         """What of these shares may and can be offered, by name. Blocks."""
         found: dict[str, tuple[ShareKey, Entry]] = {}
+        folded: set[str] = set()  # a second one would come under another name
         left = CARRIED_BYTES
         for key in self.keys:
-            if not self.node.search.is_visible(key) or self.node.members.shares[key].record.audience:
+            known = self.node.members.shares.get(key)  # once: it may be gone at any time
+            if known is None or known.record.audience or not self.node.search.is_visible(key):
                 continue
             for entry in self.node.catalogs.folder(key, ""):
                 is_fit = entry.type == "f" and entry.cid and entry.size <= min(MAX_TEXT_BYTES, left) and len(found) < MAX_NAMES
-                if is_fit and entry.path == safe_path(entry.path) and is_deliverable(path_to_bytes(entry.path)) and entry.path not in found:
+                if is_fit and _is_name(entry.path) and fold(entry.path) not in folded:
                     found[entry.path] = key, entry
+                    folded.add(fold(entry.path))
                     left -= entry.size
         return found
+
+
+def _is_name(path: str) -> bool:
+    """Whether a file can be carried under its name; one with a dot would be hidden, or say what is left out (.tinyp2pignore)."""
+    return not path.startswith(".") and path == safe_path(path) and is_deliverable(path_to_bytes(path))
+
+
+@contextmanager
+def _going_on() -> Iterator[None]:
+    """Whatever the lists and files of others make of us, it ends no member."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, (TinyP2PError, OSError)):
+            log.exception("legacy carrying failed")
+        else:
+            log.warning("legacy carried files error=%s", error)
