@@ -12,7 +12,9 @@ from typing import Any, cast
 import pytest
 
 from tests.live.peers import until
+from tinyp2p.errors import UsageError
 from tinyp2p.legacy import carried
+from tinyp2p.legacy.begin import Bridge
 from tinyp2p.legacy.carried import Carried
 from tinyp2p.model import Cid, Entry, MemberId, ShareKey
 from tinyp2p.node.get_job import Request
@@ -113,3 +115,13 @@ def test_what_is_of_another_time_is_cleared_but_not_what_a_symlink_leads_to(grou
     (folder / "below" / "old").touch()
     carrying.clear()
     assert not folder.exists()
+
+
+def test_a_share_of_one_of_several_members_is_not_guessed() -> None:
+    found = [MemberId("abcdben"), MemberId("abcddora")]
+    node = SimpleNamespace(search=SimpleNamespace(members_named=lambda text: [each for each in found if each.startswith(text)]))
+    node.members = SimpleNamespace(shares={})
+    bridge = cast(Any, SimpleNamespace(node=node))
+    assert Bridge._of_another(bridge, "abcdben:Letters") == ShareKey(found[0], "Letters")
+    with pytest.raises(UsageError, match="More than one member"):
+        Bridge._of_another(bridge, "abcd:Letters")

@@ -115,7 +115,10 @@ class Bridge:
     def _of_another(self, text: str) -> ShareKey:
         """The share of another member that MEMBER:SHARE names; it may come to be known later."""
         member, _, share = text.partition(":")
-        key = ShareKey(self.node.search.members_named(member)[0], share)
+        found = self.node.search.members_named(member)
+        if len(found) > 1:
+            raise UsageError(f'More than one member is called "{printable(member)}".', "Give its member id: tinyp2p members --json")
+        key = ShareKey(found[0], share)
         known = self.node.members.shares.get(key)
         if known is not None and known.record.audience:
             raise Refused(f"{text} is for some members only, and would be readable by anyone.")
