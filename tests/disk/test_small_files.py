@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
@@ -98,3 +99,25 @@ def test_nothing_gets_a_name_that_is_not_synced(target: Target, monkeypatch: pyt
     with pytest.raises(LocalError):
         place_small(target, files("a/good"))
     assert not there(target)
+
+
+def test_nothing_gets_a_name_before_each_file_system_below_is_synced(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as mounted:
+        if os.stat(mounted).st_dev == os.stat(target.path).st_dev:
+            pytest.skip("there is one file system only")
+        real, synced = ctypes.CDLL(None, use_errno=True), list[int]()
+        opened = target.open_folder
+
+        def open_folder(path: str, create: bool) -> int:
+            return os.open(mounted, os.O_RDONLY) if path == "mounted" else opened(path, create)
+
+        def syncfs(handle: int) -> int:
+            assert not there(target) and not os.listdir(mounted)
+            synced.append(os.fstat(handle).st_dev)
+            return int(real.syncfs(handle))
+
+        monkeypatch.setattr(target, "open_folder", open_folder)
+        monkeypatch.setattr(small_files, "_libc", lambda: Mock(linkat=real.linkat, syncfs=syncfs))
+        assert all(place_small(target, files("top", "a/one", "mounted/two", "mounted/three")))
+        assert sorted(synced) == sorted({os.stat(target.path).st_dev, os.stat(mounted).st_dev})
+        assert sorted(os.listdir(mounted)) == ["three", "two"]

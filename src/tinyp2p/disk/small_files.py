@@ -55,8 +55,10 @@ def place_small(target: Target, files: Iterable[SmallFile]) -> list[os.stat_resu
                 handle = os.open(".", NAMELESS | os.O_WRONLY | os.O_CLOEXEC, _mode(file), dir_fd=folders[above])
                 opened.append(handle)
                 written.append((handle, folders[above], name, _write(handle, file)))
-            if _libc().syncfs(target.handle):
-                raise OSError(ctypes.get_errno(), "not synced")
+            # Other file systems may be mounted below the target: each is synced, by one of its folders.
+            for folder in {found.st_dev: folder for _, folder, _, found in written}.values():
+                if _libc().syncfs(folder):
+                    raise OSError(ctypes.get_errno(), "not synced")
             target.unsynced.update(folders)
             return [found if _name(handle, folder, name) else None for handle, folder, name, found in written]
     finally:
