@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -133,6 +134,30 @@ def test_as_many_threads_as_buffers_hash_a_long_file(root: Path) -> None:
 def test_a_long_file_that_changes_under_several_threads_raises(root: Path) -> None:
     with pytest.raises(Changed):
         hash_file(str(root), "long", lambda _index, _digest: os.utime(root / "long"), [bytearray(CHUNK_SIZE) for _ in range(3)])
+
+
+@pytest.mark.parametrize("failure", ["error", "short read", "told"])
+def test_what_fails_in_one_thread_is_not_read_on_by_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: str) -> None:
+    path, count = tmp_path / "sparse", 512
+    with path.open("wb") as file:
+        os.truncate(file.fileno(), count * CHUNK_SIZE)
+    told: list[int] = []
+    real = os.preadv
+
+    def preadv(handle: int, buffers: list[memoryview], offset: int) -> int:
+        if offset == 0 and failure == "error":
+            raise OSError(errno.EIO, "broken")
+        return 0 if offset == 0 and failure == "short read" else real(handle, buffers, offset)
+
+    def on_chunk(index: int, _digest: bytes) -> None:
+        told.append(index)
+        if index == 0:
+            raise OSError(errno.EPIPE, "nobody listens")
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    with pytest.raises(Changed if failure == "short read" else OSError):
+        hash_file(str(tmp_path), "sparse", on_chunk, [bytearray(CHUNK_SIZE) for _ in range(3)])
+    assert len(told) < count / 2
 
 
 @pytest.mark.parametrize("change", ["append", "truncate", "overwrite", "touch"])

@@ -15,6 +15,7 @@ import select
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -82,14 +83,17 @@ def hash_open(handle: int, name: str, on_chunk: Callable[[int, bytes], None] | N
 
     def hash_chunks(buffer: bytearray) -> bool:
         view = memoryview(buffer)
-        for index in left:  # each thread takes the next
-            chunk = view[: chunk_length(size, index)]
-            if not _fill(handle, chunk, index * CHUNK_SIZE) or stamp_of(os.fstat(handle)) != before:
-                return False
-            digest = chunk_hash(chunk)
-            hashes[index * HASH_SIZE : (index + 1) * HASH_SIZE] = digest
-            if on_chunk is not None:
-                on_chunk(index, digest)
+        try:
+            for index in left:  # each thread takes the next
+                chunk = view[: chunk_length(size, index)]
+                if not _fill(handle, chunk, index * CHUNK_SIZE) or stamp_of(os.fstat(handle)) != before:
+                    return False
+                digest = chunk_hash(chunk)
+                hashes[index * HASH_SIZE : (index + 1) * HASH_SIZE] = digest
+                if on_chunk is not None:
+                    on_chunk(index, digest)
+        finally:
+            deque(left, maxlen=0)  # where one fails, the others need not read the rest
         return True
 
     if len(buffers) > 1 and count > ALONE_CHUNKS:
