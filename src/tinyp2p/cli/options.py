@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import msgspec
@@ -60,20 +60,30 @@ class CommaList(ParamType):
 
 
 class AddressList(CommaList):
-    """HOST:PORT, one or several with commas between; without a port the usual one is meant."""
+    """HOST:PORT, one or several with commas between; where HOST has a dot or colon the usual port may be left out."""
 
     name = "host:port"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        return tuple(self.address(word, param, ctx) for word in super().convert(value, param, ctx))
+        return tuple(self.elsewhere(word, param, ctx) for word in super().convert(value, param, ctx))
+
+    def elsewhere(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """An address to go to: unlike one to listen at, it needs a host and a port; a lone word is more likely a slip."""
+        host, _, port = (address := self.address(text, param, ctx)).rpartition(":")
+        if not re.search("[.:]", text) or host == "0.0.0.0" or int(port) == 0:
+            self.no_address(text, param, ctx)
+        return address
 
     def address(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if text.count(":") > 1 and not text.startswith("["):
             text = f"[{text}]"
         found = re.fullmatch(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s:\[\]/@]*)(?::(\d{1,5}))?", text)
         if not found or not text or (found[2] and int(found[2]) > 65535):
-            self.fail(f"{text!r} is no address; write it like 192.0.2.20:{DEFAULT_PORT}.", param, ctx)
+            self.no_address(text, param, ctx)
         return f"{found[1] or '0.0.0.0'}:{found[2] or DEFAULT_PORT}"
+
+    def no_address(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> NoReturn:
+        self.fail(f"{text!r} is no address; write it like 192.0.2.20:{DEFAULT_PORT}.", param, ctx)
 
 
 class Address(AddressList):
