@@ -162,7 +162,8 @@ def test_status(member, tinyp2p):
         "address": ["10.0.0.1:22004"],
         "keyholders": 1,
     }
-    event |= {"online": 1, "members": 3, "shares": [{**share, "watching": "polling"}], "peers": [{"address": "10.0.0.2:1", "state": "trying"}]}
+    peers = [{"address": "10.0.0.2:1", "name": None, "state": "trying"}, {"address": "10.0.0.3:1", "name": "bob", "state": "answers"}]
+    event |= {"online": 1, "members": 3, "shares": [{**share, "watching": "polling"}], "peers": peers}
     event |= {"transfers": [transfer], "uploads": [{"name": "anna", "bytes": 5000}], "running": False, "warnings": ["Only here."]}
     member({"status": [event]})
     ran = tinyp2p("status")
@@ -173,6 +174,7 @@ def test_status(member, tinyp2p):
         "1 of 2 other members online.",
         "Sharing Photos: 5 files, 10 bytes, with anna only (2 checked so far, 51 hidden left out, 1 unreadable, looks for changes every few seconds)",
         "/p is not there now",
+        "Address 10.0.0.2:1: trying\nbob at 10.0.0.3:1 answers\n",
         "5 bytes of 10 bytes, 2.0 kB/s from bob 5 bytes",
         "Sent to anna: 5.0 kB",
         "Note: Only here.",

@@ -106,7 +106,7 @@ def test_nobody_is_there_yet(peers: Peers, tmp_path: Path) -> None:
     assert f"Address {later}: {later} does not answer (nobody listens there).\n" in shown
     ben.share(tmp_path / "B", "--group", "family", "--password-file", right, listen=later)
     until(lambda: raw.find(anna, "song.mp3") and raw.find(ben, "note.txt"), what="found although it came later")
-    assert {"address": later, "state": "answers"} in anna.run("status").one("status")["peers"]
+    assert {"address": later, "name": "ben", "state": "answers"} in anna.run("status").one("status")["peers"]
     running.stop()
     anna.share()
     until(lambda: {p["address"] for p in anna.run("status").one("status")["peers"]} == {NOBODY, later}, what="peers are remembered")

@@ -32,7 +32,8 @@ def _status_lines(event: Event) -> Iterator[str]:
     for share in event.get("shares", ()):
         yield from _share_lines(share)
     for peer in event.get("peers", ()):
-        yield f"Address {printable(peer['address'])}: {printable(peer['state'])}"
+        at, state = printable(peer["address"]), printable(peer["state"])
+        yield f"{printable(peer['name'])} at {at} {state}" if peer.get("name") else f"Address {at}: {state}"
     for transfer in event.get("transfers", ()):
         whence = f" from {told}" if (told := sources(transfer.get("sources") or {})) else ""
         moved = f"{size(transfer['bytes'])} of {size(transfer['total'])}, {size(transfer['rate'])}/s"

@@ -282,7 +282,7 @@ class Operations:
             "online": sum(node.search.is_online(member) for member in others),
             "members": len(others) + 1,
             "shares": await self._states(),
-            "peers": [{"address": address, "state": self._peer_state(address, state)} for address, state in node.gossip.peer_states.items()],
+            "peers": [self._peer(address, state, names) for address, state in node.gossip.peer_states.items()],
             "transfers": [{"path": job.target.path, **job.progress()} for job in node.getting.running],
             "uploads": [{"name": names[member], "bytes": size} for member, size in node.content.uploaded.items() if size],
             "limit_rate": node.content.upload_rate.limit,
@@ -299,6 +299,9 @@ class Operations:
                 let_in.setdefault(names.get(by, by), []).append(names.get(member, member))
         return {by: sorted(members) for by, members in let_in.items()}
 
-    def _peer_state(self, address: str, state: str) -> str:
-        reached = any(self.node.search.is_online(member) for member, at in self.node.dialer.working.items() if at == address)
-        return "answers" if reached else state
+    def _peer(self, address: str, state: str, names: dict[MemberId, str]) -> Event:
+        """What is known of an address that the user gave, and who answers there."""
+        online = (member for member, at in self.node.dialer.working.items() if at == address and self.node.search.is_online(member))
+        member = next(online, None)
+        name = names.get(member, member) if member else None
+        return {"address": address, "name": name, "state": "answers" if member else state}
