@@ -38,6 +38,20 @@ def test_get(member, tinyp2p, tmp_path, monkeypatch):
     assert fake.requests == [("get", {**expected, "update": False, "only_peers": [], "wait_s": 600, "confirmed": False, "resume": False})]
 
 
+@pytest.mark.parametrize(
+    ("held", "moved", "plan", "summary"),
+    [
+        (0, {"received": 0, "bytes_from": {}}, "3 files, 1.1 GB to fetch", "3 files, 1.1 GB in 4.2 s from a copy on this computer."),
+        (5, {"received": 0, "bytes_from": {}}, "3 files, 1.1 GB, of which 5 bytes came before, to fetch", "3 files, 1.1 GB in 4.2 s."),
+        (0, {"bytes": 0, "received": 0, "bytes_from": {}}, "3 files, 1.1 GB to fetch", "3 files, 0 bytes in 4.2 s."),
+    ],
+)
+def test_what_came_from_nobody(member, tinyp2p, held, moved, plan, summary):
+    member({"get": [{**PLAN, "held": held}, {**SUMMARY, **moved}]})
+    ran = tinyp2p("get", "x")
+    assert ran.err.startswith(f"{plan} into /d;") and ran.out == f"{summary}\n"
+
+
 def test_get_as_json(member, tinyp2p, tmp_path):
     fake = member({"get": [PLAN, MOVING, FILE, SUMMARY]})
     ran = tinyp2p("get", "--resume", "-o", str(tmp_path / "new"), "--json")

@@ -120,7 +120,7 @@ def place_events(settings: Settings, operation: str, request: Event, outcome: Ou
 
 def _show_plan(plan: Event, dry_run: bool) -> None:
     here = f"; {count(plan['existing'], 'file')} already here" if plan.get("existing") else ""
-    held = f", of which {size(plan['held'])} came before" if plan.get("held") else ""
+    held = f", of which {size(plan['held'])} came before," if plan.get("held") else ""
     text = f"{files_and_size(plan['files'], plan['bytes'])}{held} to fetch into {printable(plan['directory'])}{here}"
     (result if dry_run else say)(text)
 
@@ -134,7 +134,7 @@ def finish(settings: Settings, outcome: Outcome, only_peers: bool = False) -> in
     if not summary.get("done") and not summary.get("exists") and not missing:
         raise NothingMatched("Nothing matches.", "See what there is with: tinyp2p find PATTERN")
     if not settings.json:
-        result(_summary_line(summary))
+        result(_summary_line(summary, outcome.plan))
         for path in outcome.placed if len(outcome.placed) <= PLACED_SHOWN else ():
             near = os.path.relpath(path)
             result(f"  {printable(path if near.startswith('..') else near)}")
@@ -145,7 +145,7 @@ def finish(settings: Settings, outcome: Outcome, only_peers: bool = False) -> in
     return 0
 
 
-def _summary_line(summary: Event) -> str:
+def _summary_line(summary: Event, plan: Event) -> str:
     """ "3 files, 1.1 GB in 4 s (260 MB/s) from desktop 700 MB, laptop 400 MB."."""
     done, exists = summary.get("done", 0), summary.get("exists", 0)
     if not done:
@@ -153,6 +153,8 @@ def _summary_line(summary: Event) -> str:
     seconds, received = summary.get("seconds") or 0, summary.get("received", 0)
     rate = f" ({size(received / seconds)}/s)" if seconds > 0 and received else ""
     whence = f" from {told}" if (told := sources(summary.get("bytes_from") or {})) else ""
+    if plan.get("held") == 0 and summary.get("bytes") and not received and not whence:
+        whence = " from a copy on this computer"
     here = f" {count(exists, 'file')} {'was' if exists == 1 else 'were'} here already." if exists else ""
     return f"{files_and_size(done, summary.get('bytes', 0))} in {duration(seconds)}{rate}{whence}.{here}"
 
