@@ -18,6 +18,8 @@ METHOD = """
 - Real processes, as installed, all on this machine over loopback (uplink: in network namespaces), on the same files in memory, in turn
   within each round. Ratios are taken within a round, against a run of the reference just before, and then the median of them. Absolute
   figures hold for this machine only.
+- Before each fetch as much memory as it needs is freed: on a virtual machine that hands free memory back to its host, whoever is the
+  first to use some pays for it, up to three seconds a GiB, which this makes rarer but not impossible.
 - Time is wall clock from the start of the getter's command until the file is in place, start-up of the program included. Syncthing has no
   such command: its time begins with the unpausing of the folder in a process that runs and is connected. What comes before a transfer is in
   nobody's time: hashing, scanning, making a torrent, packing a folder, joining the group.
