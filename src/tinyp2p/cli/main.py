@@ -161,6 +161,9 @@ def _show_log() -> None:
 
 
 def _interrupt(number: int, frame: Any) -> NoReturn:
+    """The first of them ends the command; one that comes while it ends, as when a terminal is closed too, could leave a lock held for ever."""
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
