@@ -58,7 +58,12 @@ def member_with_password(home: Home, folder: Path, how: str) -> Iterator[int]:
     finally:
         os.kill(pid, 15)
         os.close(terminal)
-        os.waitpid(pid, 0)
+        try:
+            until(lambda: os.waitpid(pid, os.WNOHANG)[0], what="the member ends")
+        except AssertionError:
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+            raise
 
 
 @pytest.mark.parametrize("how", ["environment", "prompt"])
