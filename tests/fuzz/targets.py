@@ -44,7 +44,8 @@ from tinyp2p.model import Cid
 from tinyp2p.net.answer import Answer, check
 from tinyp2p.net.client import Connection
 from tinyp2p.node.local_api import LocalApi
-from tinyp2p.node.server import MemberProtocol, Server
+from tinyp2p.node.member_protocol import MemberProtocol
+from tinyp2p.node.server import Server
 
 Target = Callable[[bytes], None]
 ME, ANNA = person(1, "keyholder"), person(2)

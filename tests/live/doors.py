@@ -16,6 +16,7 @@ import uvloop
 from tests.core.people import GROUP, Person, person
 from tinyp2p.core.identity import pem_of
 from tinyp2p.net.tls import Credentials, server_context
+from tinyp2p.node.member_protocol import Protocols
 from tinyp2p.node.server import Server
 
 from .raw import Card
@@ -59,13 +60,19 @@ class Door:
         return sum(len(of_one) for rooms in (knocks.silent, knocks.shaking) for of_one in list(rooms.values()))
 
     @property
+    def protocols(self) -> Protocols:
+        found = self.server._protocols
+        assert found is not None
+        return found
+
+    @property
     def connections(self) -> int:
-        return len(self.server._state.connections)
+        return len(self.protocols.open)
 
     @property
     def at_work(self) -> int:
         """Requests whose application has not ended."""
-        return len(self.server._state.tasks)
+        return len(self.protocols.state.tasks)
 
     def dialled(self, source: str = "127.0.0.1") -> socket.socket:
         """A TCP connection alone, from an address of this computer."""

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tinyp2p.limits import CHUNK_SIZE, MAX_CONNECTIONS_OF_ONE, MAX_KNOCKS_OF_ONE
+from tinyp2p.node import asgi, member_protocol
 from tinyp2p.node import knocks as knocks_module
 from tinyp2p.node import server as server_module
 from tinyp2p.node import turns as turns_module
@@ -108,7 +109,7 @@ def test_a_member_is_served_while_strangers_occupy_the_door(peers: Peers, tmp_pa
 
 # --- connections ------------------------------------------------------------------------------------------------------
 def test_connections_of_one_member_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "MAX_CONNECTIONS_OF_ONE", 5)
+    monkeypatch.setattr(member_protocol, "MAX_CONNECTIONS_OF_ONE", 5)
     with door(echo, tmp_path) as found, contextlib.ExitStack() as connections:
         for _ in range(5):
             assert asks(connections.enter_context(found.opened(BEN))).startswith(OK)
@@ -118,7 +119,7 @@ def test_connections_of_one_member_are_bounded(tmp_path: Path, monkeypatch: pyte
 
 
 def test_where_all_are_too_many_whoever_has_most_gives_one_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 4)
+    monkeypatch.setattr(member_protocol, "MAX_CONNECTIONS", 4)
     with door(echo, tmp_path) as found, contextlib.ExitStack() as connections:
         for _ in range(4):
             assert asks(connections.enter_context(found.opened(BEN))).startswith(OK)
@@ -133,7 +134,7 @@ def test_where_all_are_too_many_whoever_has_most_gives_one_up(tmp_path: Path, mo
     ids=["nothing", "a line", "a head", "a second", "an empty line"],
 )
 def test_slow_heads_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bytes) -> None:
-    monkeypatch.setattr(server_module, "HEADER_TIMEOUT_S" if begun else "KEEP_ALIVE_S", 0.5)
+    monkeypatch.setattr(member_protocol, "HEADER_TIMEOUT_S" if begun else "KEEP_ALIVE_S", 0.5)
     with door(echo, tmp_path) as found, found.opened() as slow:
         if begun:
             slow.sendall(begun)
@@ -144,7 +145,7 @@ def test_slow_heads_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beg
 
 
 def test_empty_lines_are_no_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "HEADER_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(member_protocol, "HEADER_TIMEOUT_S", 0.5)
     with door(echo, tmp_path) as found, found.opened() as slow:
         assert asks(slow).startswith(OK)
         slow.sendall(b"\r\n")
@@ -153,7 +154,7 @@ def test_empty_lines_are_no_sign_of_life(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_head_byte_by_byte_is_cut_and_hinders_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "HEADER_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(member_protocol, "HEADER_TIMEOUT_S", 1.0)
     with door(echo, tmp_path) as found, found.opened() as slow, found.opened(CARL) as other:
         sent = 0
         with contextlib.suppress(OSError):
@@ -166,7 +167,7 @@ def test_a_head_byte_by_byte_is_cut_and_hinders_nobody(tmp_path: Path, monkeypat
 
 
 def test_slow_bodies_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "REQUEST_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(member_protocol, "REQUEST_TIMEOUT_S", 0.5)
 
     async def deaf(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
@@ -238,7 +239,7 @@ def test_whoever_makes_work_rests_afterwards(tmp_path: Path) -> None:
     order: list[str] = []
 
     async def costly(scope: Any, receive: Any, send: Any) -> None:
-        who = scope[server_module.PEER].member
+        who = scope[asgi.PEER].member
         await receive()
         order.append(who)
         if who == BEN.id and order.count(BEN.id) == 1:
@@ -267,7 +268,7 @@ class Endless:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % (1 << 40))]})
-            while not scope[server_module.TRANSPORT].is_closing():
+            while not scope[asgi.TRANSPORT].is_closing():
                 await send({"type": "http.response.body", "body": bytes(CHUNK_SIZE), "more_body": True})
                 self.sent += 1
                 await asyncio.sleep(0)  # as reading the next piece would
@@ -278,7 +279,7 @@ class Endless:
 
 
 def test_a_client_that_does_not_read_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "SEND_STALL_S", 0.5)
+    monkeypatch.setattr(member_protocol, "SEND_STALL_S", 0.5)
     endless = Endless()
     with door(endless, tmp_path) as found, found.opened(BEN) as deaf:
         deaf.sendall(b"GET /v1/blob/x HTTP/1.1\r\nhost: x\r\n\r\n" * 2)
@@ -305,7 +306,7 @@ def test_a_long_answer_waits_for_its_reader(tmp_path: Path) -> None:
         await send({"type": "http.response.body", "body": bytes(64 * CHUNK_SIZE + 1)})
 
     def buffered(found: Door) -> int:
-        return max(each.transport.get_write_buffer_size() for each in found.server._state.connections)
+        return max(each.transport.get_write_buffer_size() for each in found.protocols.open)
 
     with door(long, tmp_path) as found, found.opened(BEN) as reader:
         reader.sendall(b"GET /v1/manifest/x HTTP/1.1\r\nhost: x\r\n\r\n")

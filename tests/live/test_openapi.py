@@ -36,7 +36,7 @@ EXAMPLES = 25
 
 def test_every_route_is_described_and_the_reverse() -> None:
     empty: Any = None
-    routes = Routes(empty, empty, empty, empty, empty, empty, empty).routes()
+    routes = Routes(empty, empty, empty, empty, empty, empty, empty, empty).routes()
     answered = {(route.path, method) for route in routes for method in route.methods or ()}
     described = {(path, method.upper()) for path, operations in DESCRIPTION["paths"].items() for method in operations}
     # A HEAD for whatever can be got comes with starlette; only that of bytes is of use.

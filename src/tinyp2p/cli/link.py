@@ -5,16 +5,18 @@ Asking a running member must not cost the loading of what a node needs.
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
+import httptools
+import msgspec
+
 from ..core.names import printable
-from ..errors import HomeBusy, LocalError, NotAllHere, TinyP2PError
+from ..errors import HomeBusy, LocalError, Malformed, NotAllHere, TinyP2PError
 from .show import Event, event_line, say
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ Show = Callable[[Event], object]
 
 CONNECT_TIMEOUT_S = 5.0
 EVENT_MAX = 16 * 1024 * 1024
+RECEIVED_MAX = 256 * 1024
+REQUEST = b"POST /v1/%s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 BUSY_POLL_S = 0.2
 BUSY_SAID_S = 2.0
 BUSY_FOR_S = 30.0
@@ -142,46 +146,82 @@ def _connect(home: GroupHome) -> socket.socket | None:
     return connection
 
 
+class _Answer:
+    """What a member answers, read from its socket as it comes; `http.client` would take longer to load than all that a command does."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.parser = httptools.HttpResponseParser(self)
+        self.pieces: list[bytes] = []
+        self.begun = self.ended = False
+
+    def on_headers_complete(self) -> None:
+        self.begun = True
+
+    def on_body(self, piece: bytes) -> None:
+        self.pieces.append(piece)
+
+    def on_message_complete(self) -> None:
+        self.ended = True
+
+    def status(self) -> int:
+        """As soon as it is known; raises OSError or HttpParserError, as `read` does."""
+        while not self.begun:
+            self._receive()
+        return int(self.parser.get_status_code())
+
+    def read(self) -> bytes:
+        """What has come since, at least something; empty at the end."""
+        while not self.pieces and not self.ended:
+            self._receive()
+        come = b"".join(self.pieces)
+        self.pieces.clear()
+        return come
+
+    def _receive(self) -> None:
+        received = self.connection.recv(RECEIVED_MAX)
+        if not received:
+            raise ConnectionResetError
+        self.parser.feed_data(received)
+
+
 def _ask(connection: socket.socket, operation: str, request: Event) -> Generator[Event]:
     """The events of a member; raises HomeBusy where it went away before it took the request, which can then be made again."""
-    from http.client import HTTPConnection, HTTPException  # most of the time it takes to load this program's command line
-
-    http = HTTPConnection("localhost")
-    http.sock = connection
-    with closing(http):
+    with closing(connection):
+        answer, body = _Answer(connection), msgspec.json.encode(request)
         try:
-            http.request("POST", f"/v1/{operation}", json.dumps(request), {"Content-Type": "application/json", "Accept": "application/x-ndjson"})
-            answer = http.getresponse()
-        except (OSError, HTTPException) as error:
+            connection.sendall(REQUEST % (operation.encode(), len(body)) + body)
+            status = answer.status()
+        except (OSError, httptools.HttpParserError) as error:
             raise HomeBusy("The member that ran here has ended.", "Run the same command again.") from error
         try:
-            if answer.status != 200:
-                raise _http_error(answer.status, answer.read(EVENT_MAX))
+            if status != 200:
+                raise _http_error(status, answer)
             rest = b""
-            while piece := answer.read1():
+            while piece := answer.read():
                 *lines, rest = (rest + piece).split(b"\n")
                 yield from map(_event, lines)
                 if len(rest) > EVENT_MAX:
-                    raise ValueError("An event is too long.")
-        except (OSError, HTTPException, ValueError, RecursionError) as error:
+                    raise Malformed("An event is too long.")
+        except (OSError, httptools.HttpParserError, Malformed) as error:
             lost = NotAllHere if operation == "get" else LocalError
             raise lost("The member that runs here stopped before it was done.", "Run the same command again.", "connection_lost") from error
 
 
 def _event(line: bytes) -> Event:
-    event = json.loads(line)
-    if not isinstance(event, dict):
-        raise ValueError("This is no event.")
-    return event
-
-
-def _http_error(status: int, body: bytes) -> TinyP2PError:
     try:
-        told = json.loads(body)
-    except (ValueError, RecursionError):
-        told = None
-    if isinstance(told, dict) and "message" in told:
-        return _error_of(told)
+        return msgspec.json.decode(line, type=Event)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed("This is no event.") from error
+
+
+def _http_error(status: int, answer: _Answer) -> TinyP2PError:
+    body = b""
+    while len(body) < EVENT_MAX and (piece := answer.read()):
+        body += piece
+    with suppress(Malformed):
+        if "message" in (told := _event(body)):
+            return _error_of(told)
     return LocalError(f"The member that runs here does not know this request ({status}).", "It may be an older version: stop it and start it again.")
 
 

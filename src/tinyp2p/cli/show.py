@@ -5,7 +5,6 @@ Everything that comes from others is printed by way of `core.names.printable`. L
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -31,6 +30,8 @@ def result(text: str) -> None:
 
 def event_line(event: Event) -> None:
     """One event as a line of JSON, at once and, whenever Ctrl-C comes, whole; `exit` is between the member and this command only."""
+    import json  # with spaces and in ASCII only, as msgspec does not write it
+
     line = json.dumps({key: value for key, value in event.items() if key != "exit"})
     print(f"{line}\n", end="", flush=True)
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
-import json
 import os
 import shlex
 import stat
-import tempfile
 from typing import Any
 
 import msgspec
@@ -30,6 +27,8 @@ def _usual_path() -> str:
 
 def write_private(path: str, data: bytes) -> None:
     """Replace a file atomically, mode 0600."""
+    import tempfile  # as some others here, loaded only when needed: commands begin with this module
+
     handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -84,6 +83,9 @@ class GroupHome(msgspec.Struct, frozen=True):
         path = self.file("api.sock")
         if len(os.fsencode(path)) <= SOCKET_PATH_MAX:
             return path
+        import hashlib
+        import tempfile
+
         digest = hashlib.sha256(os.fsencode(os.path.realpath(self.path))).hexdigest()[:20]
         folder = os.path.join(tempfile.gettempdir(), f"tinyp2p-{os.geteuid()}")
         if os.path.islink(folder):  # others may write beside it, and choose where such a link leads
@@ -103,7 +105,7 @@ class GroupHome(msgspec.Struct, frozen=True):
 
     def write_all(self, files: dict[str, bytes | None]) -> None:
         """Replace several files (None: remove), all or none of them even if the power fails in between."""
-        self.write(STAGED, json.dumps({name: data and data.decode() for name, data in files.items()}).encode())
+        self.write(STAGED, msgspec.json.encode({name: data and data.decode() for name, data in files.items()}))
         self.finish_writing()
 
     def finish_writing(self) -> None:
@@ -111,7 +113,7 @@ class GroupHome(msgspec.Struct, frozen=True):
         raw = self.read(STAGED)
         if raw is None:
             return
-        for name, data in json.loads(raw).items():
+        for name, data in msgspec.json.decode(raw, type=dict[str, str | None]).items():
             if data is not None:
                 self.write(name, data.encode())
             else:
@@ -137,15 +139,12 @@ class GroupHome(msgspec.Struct, frozen=True):
         if raw is None:
             return {}
         try:
-            settings = json.loads(raw)
-        except ValueError:
-            settings = None
-        if not isinstance(settings, dict):
-            raise LocalError(f"{self.file('settings.json')} is damaged.", "Mend it or delete it; folders must then be shared again.")
-        return settings
+            return msgspec.json.decode(raw, type=dict[str, Any])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise LocalError(f"{self.file('settings.json')} is damaged.", "Mend it or delete it; folders must then be shared again.") from error
 
     def save_settings(self, settings: dict[str, Any]) -> None:
-        self.write("settings.json", json.dumps(settings, indent=2, ensure_ascii=False).encode() + b"\n")
+        self.write("settings.json", msgspec.json.format(msgspec.json.encode(settings)) + b"\n")
 
     def lock(self) -> int | None:
         """Become the one process of this home: an open descriptor that holds the lock while it lives, or None if another has it."""

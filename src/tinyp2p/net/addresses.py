@@ -5,8 +5,6 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
-import ifaddr
-
 from ..core.wire import join_address, split_address
 from ..errors import Malformed
 from ..limits import MAX_ADDRESSES
@@ -14,6 +12,8 @@ from ..limits import MAX_ADDRESSES
 
 def interface_addresses() -> list[str]:
     """The addresses of all interfaces, IPv4 first, without loopback and link-local ones."""
+    import ifaddr  # takes a while to load, and who listens on one address does without
+
     found: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = []
     for adapter in ifaddr.get_adapters():
         for entry in adapter.ips:

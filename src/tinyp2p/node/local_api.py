@@ -8,17 +8,18 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
 
 from ..errors import LocalError, TinyP2PError
 from ..limits import MAX_JSON_BYTES
+from .asgi import Receive, Scope, Send, server_config
 from .flow import flow, pump, waiting
-from .server import Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
 
 log = logging.getLogger(__name__)
 Operation = Callable[[str, dict[str, Any]], AsyncIterator[dict[str, Any]]]
@@ -39,7 +40,7 @@ class LocalApi:
         self.at_work = 0
         self.idle = asyncio.Event()
         self.idle.set()
-        self._state = ServerState()
+        self._connection: tuple[Config, ServerState] | None = None
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -56,16 +57,23 @@ class LocalApi:
         except OSError as error:
             raise LocalError(f"Cannot make {self.path} ({error.strerror}).") from error
         listening.setblocking(False)
-        config = Config(app=self._application, lifespan="off", log_config=None, access_log=False, interface="asgi3", ws="none", proxy_headers=False)
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: HttpToolsProtocol(config, self._state, {}, loop), sock=listening)
+        self._server = await asyncio.get_running_loop().create_unix_server(self._protocol, sock=listening)
+
+    def _protocol(self) -> asyncio.Protocol:
+        """For one more command; what it needs is loaded with the first."""
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+        from uvicorn.server import ServerState
+
+        if self._connection is None:
+            self._connection = server_config(self._application), ServerState()
+        return HttpToolsProtocol(*self._connection, {}, asyncio.get_running_loop())
 
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path)
-            for task in list(self._state.tasks):
+            for task in list(self._connection[1].tasks) if self._connection else ():
                 task.cancel()
 
     async def _application(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -28,6 +28,7 @@ from ..net.addresses import own_addresses, reach_of
 from ..net.dialer import Dialer
 from ..net.tls import Credentials, server_context
 from .admitting import Admitting
+from .asgi import Application, Receive, Scope, Send
 from .content import Content
 from .found import default_name, load_group
 from .getting import Getting
@@ -38,7 +39,6 @@ from .local_api import LocalApi
 from .nearby import Nearby
 from .operations import Event, Operations
 from .rate import Rate
-from .routes import Routes
 from .search import Search
 from .server import Server, listen_kept
 from .shares import Shares
@@ -70,6 +70,7 @@ class Node:
         self.notices: asyncio.Queue[Event | TinyP2PError | None] = asyncio.Queue()
         self.refreshed = asyncio.Event()
         self.listens = False
+        self._application: Application | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._make_parts()
         self._wire()
@@ -112,9 +113,8 @@ class Node:
         self.admitting = Admitting(self.group, self.me, self.members, self.notes, self.dialer)
         self.swarm = Swarm(self.lanes, self.members, self.catalogs, self.local, self.notes, self.gossip.presence)
         self.getting = Getting(self.search, self.swarm, self.notes)
-        self.routes = Routes(self.members, self.gossip, self.catalogs, self.content, self.admitting.join, self._name, self.keeping)
         self.keeping.load()
-        self.server = Server(self.routes.application(), server_context(self.credentials), self.revoked)
+        self.server = Server(self._answer, server_context(self.credentials), self.revoked)
         self.operations = Operations(self)
         self.api = LocalApi(self.home.socket_path, self._operation)
 
@@ -124,13 +124,21 @@ class Node:
         self.sync.on_learned = self.gossip.learned
         self.content.partial_of = self.swarm.partial_of
         self.content.fetched_of = self.swarm.fetched_of
-        self.routes.manifest_of = self.swarm.manifest_of
         self.swarm.root_of = self.home.folder_of
         self.keeping.on_cut = self._cut
         self.keeping.on_secret = self._secret_changed
         self.keeping.tell_user = self._tell_user
         self.gossip.on_refused = self.keeping.refused
         self.admitting.on_joined = lambda name: self.notices.put_nowait({"event": "joined", "name": name})
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What others ask; what that takes is loaded with the first, as few commands are asked anything."""
+        if self._application is None:
+            from .routes import Routes
+
+            parts = self.members, self.gossip, self.catalogs, self.content, self.admitting.join, self._name, self.keeping
+            self._application = Routes(*parts, self.swarm.manifest_of).application()
+        await self._application(scope, receive, send)
 
     def _cut(self) -> None:
         self.server.cut()

@@ -26,10 +26,11 @@ from ..errors import AnswerError, Malformed, Refused, RemoteError, TinyP2PError
 from ..limits import CHUNK_SIZE, KIB, MAX_JSON_BYTES, PROTOCOL_VERSION, REQUEST_TIMEOUT_S
 from ..model import Cid, MemberId, Peer, ShareKey
 from . import clients
+from .asgi import ALLOW, DRAIN, PEER, SETTLE, TRANSPORT, Application, Receive, Scope, Send, answer_problem
 from .content import NOT_HERE, Content, Source
 from .gossip import GossipLoop
 from .keeping import Keeping
-from .server import ALLOW, DRAIN, PEER, SEND_BUFFER, SETTLE, TRANSPORT, Application, Receive, Scope, Send, answer_problem
+from .member_protocol import SEND_BUFFER
 
 log = logging.getLogger(__name__)
 Join = Callable[[Peer, JoinRequest], Awaitable[JoinAnswer]]
@@ -69,7 +70,15 @@ def number(request: Request, name: str) -> int:
 
 class Routes:
     def __init__(
-        self, members: Members, gossip: GossipLoop, catalogs: Catalogs, content: Content, join: Join, name: Callable[[], str], keeping: Keeping
+        self,
+        members: Members,
+        gossip: GossipLoop,
+        catalogs: Catalogs,
+        content: Content,
+        join: Join,
+        name: Callable[[], str],
+        keeping: Keeping,
+        manifest_of: Callable[[Cid], Manifest | None],
     ) -> None:
         self.members = members
         self.keeping = keeping
@@ -78,7 +87,7 @@ class Routes:
         self.content = content
         self.join = join
         self.name = name
-        self.manifest_of: Callable[[Cid], Manifest | None] = lambda cid: None
+        self.manifest_of = manifest_of
 
     def routes(self) -> list[Route]:
         catalog = "/v1/catalog/{member}/{share}"

@@ -28,6 +28,8 @@ SECRETS_IN_ENVIRONMENT = ("TINYP2P_PASSWORD", "TINYP2P_INVITE")
 
 def run_member(home: GroupHome, options: dict[str, Any]) -> Generator[Event]:
     """Run a member until the generator is closed; its events as docs/local-api.md tells them. Raises LocalErrors."""
+    from . import member_protocol, routes  # noqa: F401 - what commands do without, before somebody knocks
+
     yield from _locked(home, _member_events(home, options))
 
 

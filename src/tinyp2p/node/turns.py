@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable
 from weakref import WeakValueDictionary
 
 from ..errors import AnswerError
 from ..limits import BUSY_AFTER_S, CHUNK_SIZE
 from ..model import MemberId
+from .asgi import Message, Receive, Send
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 Work = Callable[[Receive, Send], Awaitable[None]]
 BUSY = AnswerError(503, "busy", "Too much is asked at once. Try again soon.")
 REST_FACTOR, REST_MAX_S = 4, 2.0
