@@ -253,15 +253,15 @@ def test_a_damaged_source_is_not_called_a_liar(peers: Peers, tmp_path: Path) -> 
 
 ROT = """
 import os
-import tinyp2p.node.content as content
-honest = content.os.preadv
+import tinyp2p.node.sources as sources
+honest = sources.os.preadv
 def preadv(handle, pieces, start):
     count = honest(handle, pieces, start)
     path = os.readlink(f"/proc/self/fd/{handle}")
     if os.path.exists(os.path.join(os.path.dirname(path), "rot")) and path.endswith("big.bin"):
         pieces[0][0] ^= 1
     return count
-content.os = type("Os", (), {**{name: getattr(os, name) for name in dir(os)}, "preadv": staticmethod(preadv)})
+sources.os = type("Os", (), {**{name: getattr(os, name) for name in dir(os)}, "preadv": staticmethod(preadv)})
 from tinyp2p.cli.main import main
 main()
 """

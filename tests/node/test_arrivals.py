@@ -14,7 +14,7 @@ from tinyp2p.errors import AnswerError
 from tinyp2p.limits import CHUNK_SIZE, KIB
 from tinyp2p.node.arrivals import HELD_BACK, Arrival, Arrivals
 from tinyp2p.node.buffers import Buffers
-from tinyp2p.node.content import PartialSource
+from tinyp2p.node.sources import PartialSource
 
 BUFFERS = Buffers()
 CHUNK = bytes(range(256)) * (CHUNK_SIZE // 256)

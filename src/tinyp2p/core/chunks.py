@@ -102,7 +102,7 @@ class Bitmap:
             raise Malformed("A bitmap has the wrong length.")
         self.length = length
         self._bits = bytearray(raw) if raw is not None else bytearray(size)
-        self.count = sum(byte.bit_count() for byte in self._bits)
+        self.count = int.from_bytes(self._bits, "big").bit_count()
 
     @classmethod
     def full(cls, length: int) -> Bitmap:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from urllib.parse import unquote
 
 from cryptography import x509
@@ -107,6 +107,7 @@ def der_of(pem: bytes) -> bytes:
         raise Malformed("A certificate file is damaged.") from error
 
 
+@lru_cache(1024)  # each connection shows one
 def read_certificate(der: bytes) -> tuple[x509.Certificate, Peer]:
     """What a certificate says of its holder, its signature unchecked; raises Malformed."""
     try:

@@ -16,11 +16,7 @@ class Pace:
     mark_s: float = -math.inf  # when a chunk last came, or was first asked for after a pause
     sent_bytes: float = 0.0
     sent_s: float = 0.0
-
-    @property
-    def rate(self) -> float:
-        """Bytes a second; 0 where none has come."""
-        return self.sent_bytes / max(self.sent_s, 1e-3)
+    rate: float = 0.0  # bytes a second; 0 where none has come
 
     def rate_with(self, silence_s: float) -> float:
         """The rate, if this silence belongs to it."""
@@ -35,6 +31,7 @@ class Pace:
         self.sent_bytes = self.sent_bytes * kept + size_bytes
         self.sent_s = self.sent_s * kept + elapsed_s
         self.mark_s = max(self.mark_s, now_s)
+        self.rate = self.sent_bytes / max(self.sent_s, 1e-3)
 
     def chunk_s(self, unknown_s: float) -> float:
-        return CHUNK_SIZE / self.rate if self.sent_bytes else unknown_s
+        return CHUNK_SIZE / self.rate if self.rate else unknown_s

@@ -151,15 +151,15 @@ class Picker:
             self._wanted_count -= 1
         return self._have.add(index)
 
-    def request_ended(self, request: Request) -> None:
-        """A request is answered or has failed: what of it has not arrived is wanted again."""
+    def request_ended(self, request: Request) -> bool:
+        """A request is answered or has failed; True where some of it has not arrived, and is wanted again."""
         asked = self._sources.get(request.source)
-        if asked is None:
-            return
-        for index in request.chunks:
-            if asked.pending.get(index) == request:
-                del asked.pending[index]
-                self._want_again(index)
+        pending = asked.pending if asked is not None else {}
+        missing = [index for index in request.chunks if pending.get(index) == request]
+        for index in missing:
+            del pending[index]
+            self._want_again(index)
+        return bool(missing)
 
     def _bit(self, index: int) -> int:
         return 1 << (self._length - 1 - index)

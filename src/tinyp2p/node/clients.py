@@ -18,7 +18,7 @@ from ..disk.catalogs import Catalogs
 from ..errors import AnswerError, Malformed, UsageError
 from ..limits import CHUNK_SIZE, MAX_DIGEST_BYTES, MAX_FIND_S, MAX_FOUND, MAX_PATTERN
 from ..model import Cid, MemberId, Place, ShareKey
-from .content import CHANGED, NOT_HERE, FileSource, Source
+from .sources import CHANGED, NOT_HERE, FileSource, Source
 
 _wants_sha_256 = re.compile(r"\bsha-256=[1-9]")
 

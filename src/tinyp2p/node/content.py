@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import os
 import time
-from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,14 +20,15 @@ from ..core.wire import Growing, Have
 from ..disk.catalogs import Catalogs
 from ..disk.hasher import Changed, hash_file
 from ..disk.local import Local, LocalFile
-from ..disk.scan import FolderKept, open_inside, stamp_of
-from ..errors import AnswerError, LocalError, TinyP2PError
+from ..disk.scan import FolderKept, open_inside
+from ..errors import AnswerError, TinyP2PError
 from ..limits import CHUNK_SIZE, HASH_SIZE, MAX_BATCH_BYTES, MAX_GROWING_OF_ONE
 from ..model import Cid, MemberId, ShareKey
-from .arrivals import Arrival, Arrivals
+from .arrivals import Arrivals
 from .buffers import Buffers
 from .rate import Rate
 from .slots import Slots
+from .sources import CHANGED, NOT_HERE, FileSource, PartialSource, Source
 from .turns import BUSY
 
 log = logging.getLogger(__name__)
@@ -37,103 +36,6 @@ FETCHING_FOR_S = 30.0
 GROW_WAIT_S = 5.0
 ASKED_FOR_S, KEPT_S = 60.0, 60.0
 HASH_AT_ONCE, HASH_AT_ONCE_FOR_ONE = 4, 2
-NOT_HERE = AnswerError(404, "not_here", "This is not here, or not for you.")
-CHANGED = AnswerError(409, "changed", "The file has changed.")
-
-
-class _Source(ABC):
-    """Bytes that somebody may have."""
-
-    waits = False  # for others: a piece may be long in coming
-    size_bytes: int
-
-    @abstractmethod
-    def fill(self, piece: memoryview, start: int) -> memoryview:
-        """The piece, full of what lies from there on. Blocks; raises AnswerError."""
-
-    def read(self, start: int, length: int) -> bytes:
-        """As `fill`, into new memory."""
-        return bytes(self.fill(memoryview(bytearray(length)), start))
-
-    async def piece(self, start: int, length: int, buffers: Buffers) -> memoryview:
-        """As `fill`, in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(None, self.fill, buffers.take(length), start)
-
-
-class FileSource(_Source):
-    """A file of mine, as it was when it was hashed; a change while it is read ends the answer."""
-
-    def __init__(self, root: str, file: LocalFile, on_change: Callable[[LocalFile], None], opened: Callable[[str, str], int] = open_inside) -> None:
-        self.file = file
-        self.share = file.share
-        self.size_bytes = file.size
-        self.on_change = on_change
-        try:
-            self.handle = opened(root, file.path)
-        except OSError as error:
-            on_change(file)
-            raise NOT_HERE from error
-        try:
-            self._check()
-        except BaseException:
-            os.close(self.handle)
-            raise
-
-    def _check(self) -> None:
-        if stamp_of(os.fstat(self.handle)) != self.file.stamp:
-            self.on_change(self.file)
-            raise CHANGED
-
-    def fill(self, piece: memoryview, start: int) -> memoryview:
-        count = os.preadv(self.handle, [piece], start)
-        self._check()
-        if count != len(piece):
-            raise CHANGED
-        return piece
-
-    def close(self) -> None:
-        os.close(self.handle)
-
-
-class PartialSource(_Source):
-    """What is here of a file that is being fetched, and what is coming of it."""
-
-    waits = True
-    share = ""
-
-    def __init__(self, arrivals: Arrivals) -> None:
-        self.arrivals = arrivals
-        self.part = arrivals.part
-        self.size_bytes = self.part.size_bytes
-        self._passing: Arrival | None = None
-        try:
-            self.handle = self.part.lend()
-        except LocalError as error:
-            raise NOT_HERE from error
-
-    def fill(self, piece: memoryview, start: int) -> memoryview:
-        if not self.part.fill(piece, start, self.handle):
-            raise NOT_HERE
-        return piece
-
-    async def piece(self, start: int, length: int, buffers: Buffers) -> memoryview:
-        """What has come, as soon as there is some, of the chunk at `start`; raises AnswerError."""
-        index, offset = divmod(start, CHUNK_SIZE)
-        length = min(length, CHUNK_SIZE - offset)
-        if offset == 0:
-            self._passing = None if index in self.part.have else self.arrivals.of(index)
-        if self._passing is not None:
-            if data := await self._passing.piece(offset, length):
-                return memoryview(data)
-            if not self._passing.good:  # what comes now may not go on where that began
-                raise NOT_HERE
-        return await super().piece(start, length, buffers)
-
-    def close(self) -> None:
-        os.close(self.handle)
-
-
-Source = FileSource | PartialSource
 
 
 class _Growth(msgspec.Struct):
@@ -216,6 +118,11 @@ class Content:
         if partial is None:
             raise problem
         return PartialSource(partial)
+
+    def open_coming(self, member: MemberId, cid: Cid) -> PartialSource | None:
+        """The content, where I have none of it but what I am fetching; raises AnswerError."""
+        partial = None if self.files_for(member, cid) else self.partial_for(member, cid)
+        return PartialSource(partial) if partial is not None else None
 
     def several(self, member: MemberId, cids: list[Cid]) -> list[tuple[bytes | None, str]]:
         """Small contents and the shares they come from, as many as fit into one answer; None for what does not, or is not to be had. Blocks."""

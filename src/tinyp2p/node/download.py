@@ -93,7 +93,7 @@ class Download:
         self.bytes_from: dict[MemberId, int] = defaultdict(int)
         self._loop = asyncio.get_running_loop()
         self.clock = self._loop.time
-        self._moved = asyncio.Event()
+        self._moved: dict[MemberId, asyncio.Event] = defaultdict(asyncio.Event)  # there may be something to ask of this source now
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._learning = asyncio.Lock()
         self._workers: dict[MemberId, asyncio.Task[None]] = {}
@@ -190,7 +190,7 @@ class Download:
         del self._workers[source]
         self._places.pop(source, None)
         self.picker.source_left(source)
-        self._moved.set()
+        self._all_moved()
         error = None if done.cancelled() else done.exception()
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
@@ -243,7 +243,7 @@ class Download:
             self._places[source] = have.place, len(self._fetching[source]) + 1
         place, size = self._places[min(self._places)] if self._places else (0, len(set().union(*self._fetching.values())) + 1)
         self.picker.crowd_is(place % size, size, self._loop.time())
-        self._moved.set()
+        self._moved[source].set()
 
     # --- asking -----------------------------------------------------------------------------------------------------
     async def _slot(self, connection: Connection, source: MemberId) -> None:
@@ -256,10 +256,16 @@ class Download:
                 if request is not None:
                     await self._request(connection, request)
                     continue
-            self._moved.clear()
+            moved = self._moved[source]
+            moved.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
-                    await self._moved.wait()
+                    await moved.wait()
+
+    def _all_moved(self) -> None:
+        """Something is wanted again, whoever has it."""
+        for moved in self._moved.values():
+            moved.set()
 
     def _size_of(self, request: Request) -> int:
         return sum(chunk_length(self.part.size_bytes, index) for index in request.chunks)
@@ -278,9 +284,9 @@ class Download:
             finally:
                 for arrival in sink.arrivals.values():  # those whose bytes were good have ended before
                     self.arrivals.ended(arrival, False)
-            self.picker.request_ended(request)
+            if self.picker.request_ended(request):
+                self._all_moved()
             self._hope_s = time.monotonic()
-            self._moved.set()
 
     # --- receiving --------------------------------------------------------------------------------------------------
     def piece_arrived(self, sink: RangeSink, index: int, piece: memoryview) -> bool:
@@ -320,7 +326,7 @@ class Download:
         elif self.picker.chunk_arrived(source, index, self._loop.time()):
             self.bytes_from[source] += len(piece)
             self._resting.pop(source, None)
-        self._moved.set()
+        self._moved[source].set()
         if self.picker.complete:
             self._end()
 
