@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import re
 import time
@@ -15,6 +16,7 @@ from typing import Any, cast
 
 import pytest
 
+from tinyp2p.core import picker as picker_under_test
 from tinyp2p.core.chunks import Bitmap, Manifest, chunk_hash
 from tinyp2p.core.wire import Have
 from tinyp2p.disk.parts import Part
@@ -82,13 +84,14 @@ class World:
         self.verifying, self.syncing = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self.buffers = Buffers()
         self.wrong: list[MemberId] = []
+        self.gone: set[MemberId] = set()
         self.away_s: float | None = None
         self.cid = manifest_of(data).cid
         self.target = Target.open(str(folder))
         self.part = Part.open(self.target, self.cid, len(data))
 
     async def control(self, member: MemberId) -> Source:
-        if member not in self.sources:
+        if member not in self.sources or member in self.gone:
             raise Unreachable("gone")
         return self.sources[member]
 
@@ -152,6 +155,44 @@ def test_what_came_of_a_broken_answer_is_not_called_good_because_the_chunk_came_
         with pytest.raises(Offline):
             await world.fetch()
         assert [arrival.good for arrival in broken.passed] == [False]
+
+    run(scenario)
+
+
+class Slow(Source):
+    async def fetch(self, target: str, sink: Any, expected: int, headers: dict[str, str]) -> None:
+        await asyncio.sleep(0.05)
+        await super().fetch(target, sink, expected, headers)
+
+
+@pytest.mark.parametrize(("fast", "used"), [(1.0, 1), (math.inf, 2)], ids=["fast", "slow"])
+def test_a_large_file_comes_from_one_source_where_that_is_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: float, used: int) -> None:
+    monkeypatch.setattr(under_test, "ALONE_FIRST_BYTES", 0)
+    monkeypatch.setattr(under_test, "FAST_SOURCE", fast)
+    monkeypatch.setattr(under_test, "ALONE_FIRST_S", 0.01)
+    monkeypatch.setattr(picker_under_test, "REQUEST_CHUNKS", 1)
+
+    async def scenario() -> None:
+        longer = LARGE * 5
+        world = World(tmp_path, longer, Slow("anna", longer), Slow("ben", longer))
+        # The time of one source alone is over as soon as it has sent something.
+        clock = SimpleNamespace(monotonic=lambda: 100.0 if world.part.have.count else 0.0)
+        monkeypatch.setattr(under_test, "time", clock)
+        assert len(await world.fetch()) == used
+
+    run(scenario)
+
+
+def test_a_first_source_that_is_gone_leaves_its_place_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(under_test, "ALONE_FIRST_BYTES", 0)
+    monkeypatch.setattr(under_test, "ALONE_FIRST_S", 60.0)
+
+    async def scenario() -> None:
+        world = World(tmp_path, LARGE, Source("ben", LARGE))
+        anna, ben = MemberId("anna"), MemberId("ben")
+        world.sources = {anna: cast(Any, None), ben: world.sources[ben]}  # anna is known, but does not answer
+        world.gone.add(anna)
+        assert await world.fetch() == {ben: len(LARGE)}
 
     run(scenario)
 

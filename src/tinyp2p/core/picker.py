@@ -110,6 +110,10 @@ class Picker:
             for index in self._sources.pop(source).pending:
                 self._want_again(index)
 
+    def rate_of(self, source: str) -> float:
+        """Bytes a second that a source has sent of late; 0 where none has come."""
+        return self._sources[source].rate if source in self._sources else 0.0
+
     def next_request(self, source: str, now_s: float) -> Request | None:
         """What to ask of this source now; None: nothing until a chunk arrives, a request ends, a source changes or some time passes."""
         asked = self._sources.get(source)

@@ -25,6 +25,7 @@ from ..limits import (
     CONNECTIONS_PER_SOURCE,
     HASH_SIZE,
     MAX_MANIFEST_BYTES,
+    MIB,
     REQUESTS_PER_CONNECTION,
     RETRY_FIRST_S,
     RETRY_MAX_S,
@@ -40,6 +41,8 @@ from .rate import Rate
 log = logging.getLogger(__name__)
 LOOK_S = 0.2
 HAVE_S = 0.3
+ALONE_FIRST_S, ALONE_FIRST_BYTES = 0.1, 64 * MIB
+FAST_SOURCE = 640e6  # bytes a second
 PIECES_WAITING = 24
 PATIENCE_S = 8.0
 REFUSED_S = 2.0
@@ -120,7 +123,7 @@ class Download:
                 self._recruit()
                 await asyncio.sleep(0)  # for those who are new to begin
                 self._check_hope()
-                await asyncio.wait([self._ended, *self._workers.values()], timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([self._ended, *self._workers.values()], timeout=ALONE_FIRST_S, return_when=asyncio.FIRST_COMPLETED)
             self._ended.result()
         finally:
             workers = list(self._workers.values())
@@ -164,12 +167,20 @@ class Download:
     # --- sources ----------------------------------------------------------------------------------------------------
     def _recruit(self) -> None:
         """Put every source to work that is there, and those again that come back."""
+        most = 1 if self.is_small or self._is_fed() else SOURCES_PER_FILE
         for source in self.sources(self._found):
-            if len(self._workers) >= (1 if self.is_small else SOURCES_PER_FILE):
+            if len(self._workers) >= most:
                 return
             if source not in self._workers and time.monotonic() >= self._resting.get(source, (0.0, 0.0))[0]:
                 task = self._workers[source] = asyncio.create_task(self._work(source))
                 task.add_done_callback(lambda done, source=source: self._left(source, done))  # type: ignore[misc]
+
+    def _is_fed(self) -> bool:
+        """Whether one source brings as much as we can take, so that others would only cost us and them something; to see that, it comes first."""
+        if self.part.size_bytes < ALONE_FIRST_BYTES:
+            return False
+        fast = any(self.picker.rate_of(source) >= FAST_SOURCE for source in self.complete)
+        return fast or time.monotonic() - self._began_s < ALONE_FIRST_S
 
     async def _work(self, source: MemberId) -> None:
         """All that one source does for this file."""
