@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from weakref import WeakValueDictionary
 
 from ..errors import AnswerError
@@ -39,53 +40,44 @@ class Turns:
     async def take(self, member: MemberId, work: Work, receive: Receive, send: Send) -> None:
         """Do the work of a request when it is its turn; raises BUSY where that does not come soon."""
         room = self._rooms.setdefault(member, _Room(self.of_one))
-        try:
-            async with asyncio.timeout(BUSY_AFTER_S):
-                await room.places.acquire()
-        except TimeoutError:
-            raise BUSY from None
-        turn = _Turn(receive, send)
+        await _enter(room)
         room.taken += 1
+        turn = _Turn(receive, send, self.computes)
         try:
-            if room.taken > self.spared:
-                await self._acquire_all()
-                turn.leave = self._all.release
-            turn.leaves_early = self.computes
-            await work(turn.receive, turn.send)
+            with turn.place:
+                if room.taken > self.spared:
+                    await _enter(self._all)
+                    turn.place.callback(self._all.release)
+                await work(turn.receive, turn.send)
         finally:
-            turn.left()
             room.taken -= 1
             rest_s = min(turn.took_s * REST_FACTOR, REST_MAX_S) if self.rests else 0.0
-            asyncio.get_running_loop().call_later(rest_s, room.leave)
-
-    async def _acquire_all(self) -> None:
-        try:
-            async with asyncio.timeout(BUSY_AFTER_S):
-                await self._all.acquire()
-        except TimeoutError:
-            raise BUSY from None
+            asyncio.get_running_loop().call_later(rest_s, room.release)
 
 
-class _Room:
-    """What one member has at work."""
+class _Room(asyncio.Semaphore):
+    """What one member may have at work."""
 
-    def __init__(self, of_one: int) -> None:
-        self.places = asyncio.Semaphore(of_one)
-        self.taken = 0
+    taken = 0
 
-    def leave(self) -> None:
-        self.places.release()
+
+async def _enter(room: asyncio.Semaphore) -> None:
+    try:
+        async with asyncio.timeout(BUSY_AFTER_S):
+            await room.acquire()
+    except TimeoutError:
+        raise BUSY from None
 
 
 class _Turn:
     """A request at work, listened in on: when its answer begins, and how long it took since the request was whole."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, receive: Receive, send: Send, computes: bool) -> None:
         self._receive = receive
         self._send = send
         self._received_s = time.monotonic()
-        self.leave: Callable[[], None] | None = None
-        self.leaves_early = False
+        self._computes = computes
+        self.place = ExitStack()  # in the room of all, for as long as it is taken
         self.took_s = 0.0
 
     async def receive(self) -> Message:
@@ -96,8 +88,8 @@ class _Turn:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.took_s = time.monotonic() - self._received_s
-            if self.leaves_early:
-                self.left()
+            if self._computes:
+                self.place.close()
         body = message.get("body", b"")
         # In pieces, between which the connection can say that its buffer is full.
         for start in range(0, len(body) - CHUNK_SIZE, CHUNK_SIZE):
@@ -105,8 +97,3 @@ class _Turn:
         if len(body) > CHUNK_SIZE:
             message = {**message, "body": body[(len(body) - 1) // CHUNK_SIZE * CHUNK_SIZE :]}
         await self._send(message)
-
-    def left(self) -> None:
-        if self.leave is not None:
-            leave, self.leave = self.leave, None
-            leave()
