@@ -30,50 +30,43 @@ TAKE_WORDS = "Take four or more words that do not belong together."
 ISSUER = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tinyp2p group")])
 
 
-def key_identifier(public: bytes) -> bytes:
-    return public[:20]
-
-
-def _key_usage(sign: bool, certify: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=sign,
+def _builder(group_public: bytes, public: bytes, name: x509.Name, serial: int, expires: datetime, certifies: bool = False) -> x509.CertificateBuilder:
+    """What all certificates are alike in; only the group's own key certifies."""
+    usage = x509.KeyUsage(
+        digital_signature=not certifies,
         content_commitment=False,
         key_encipherment=False,
         data_encipherment=False,
         key_agreement=False,
-        key_cert_sign=certify,
-        crl_sign=certify,
+        key_cert_sign=certifies,
+        crl_sign=certifies,
         encipher_only=False,
         decipher_only=False,
+    )
+    return (
+        x509.CertificateBuilder(ISSUER, name, Ed25519PublicKey.from_public_bytes(public), serial, BEGINNING, expires)
+        .add_extension(x509.SubjectKeyIdentifier(public[:20]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier(group_public[:20], None, None), critical=False)
+        .add_extension(x509.BasicConstraints(ca=certifies, path_length=0 if certifies else None), critical=True)
+        .add_extension(usage, critical=True)
     )
 
 
 def group_builder(group_public: bytes) -> x509.CertificateBuilder:
     """The group's own certificate but for its signature, made from constants only."""
-    identifier = key_identifier(group_public)
-    return (
-        x509.CertificateBuilder(ISSUER, ISSUER, Ed25519PublicKey.from_public_bytes(group_public), 1, BEGINNING, END)
-        .add_extension(x509.SubjectKeyIdentifier(identifier), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier(identifier, None, None), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(sign=False, certify=True), critical=True)
-    )
+    return _builder(group_public, group_public, ISSUER, 1, END, certifies=True)
 
 
 def member_builder(group_public: bytes, peer: Peer) -> x509.CertificateBuilder:
     """A member's or invite's certificate but for its signature."""
-    public, expires = public_bytes(peer.member), datetime.fromtimestamp(peer.expires, UTC)
+    public = public_bytes(peer.member)
     who = [(NameOID.COMMON_NAME, peer.member), (NameOID.ORGANIZATIONAL_UNIT_NAME, peer.role)]
     came = [(NameOID.SERIAL_NUMBER, peer.invite), (NameOID.DN_QUALIFIER, peer.admitted_by)]
     shares = [x509.UniformResourceIdentifier(SHARE_URI + quote(share)) for share in sorted(peer.shares)]
     serial = int.from_bytes(blake3(public + peer.role.encode()).digest()[:8], "big") >> 1 or 1
     name = x509.Name([x509.NameAttribute(oid, value) for oid, value in [*who, *came] if value])
     return (
-        x509.CertificateBuilder(ISSUER, name, Ed25519PublicKey.from_public_bytes(public), serial, BEGINNING, expires)
-        .add_extension(x509.SubjectKeyIdentifier(key_identifier(public)), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier(key_identifier(group_public), None, None), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(sign=True, certify=False), critical=True)
+        _builder(group_public, public, name, serial, datetime.fromtimestamp(peer.expires, UTC))
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(f"*.{SERVER_DOMAIN}"), *shares]), critical=False)
     )

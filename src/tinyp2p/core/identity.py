@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from urllib.parse import unquote
 
@@ -52,23 +53,15 @@ def is_signed(public: bytes, signature: bytes, message: bytes) -> bool:
     return True
 
 
+@dataclass(frozen=True)
 class SigningKey:
     """An Ed25519 key pair made from 32 bytes of seed."""
 
-    def __init__(self, seed: bytes) -> None:
-        if len(seed) != HASH_SIZE:
+    seed: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.seed) != HASH_SIZE:
             raise Malformed("A key has the wrong length.")
-        self.seed = seed
-        self.private = Ed25519PrivateKey.from_private_bytes(seed)
-
-    def __repr__(self) -> str:
-        return f"SigningKey({self.id})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SigningKey) and self.public == other.public
-
-    def __hash__(self) -> int:
-        return hash(self.public)
 
     @classmethod
     def from_pem(cls, pem: bytes) -> SigningKey:
@@ -79,6 +72,10 @@ class SigningKey:
         if not isinstance(private, Ed25519PrivateKey):
             raise Malformed("A key file holds another kind of key.")
         return cls(private.private_bytes_raw())
+
+    @cached_property
+    def private(self) -> Ed25519PrivateKey:
+        return Ed25519PrivateKey.from_private_bytes(self.seed)
 
     @cached_property
     def public(self) -> bytes:
