@@ -83,9 +83,9 @@ def assembled(body: bytes, signature: bytes) -> bytes:
     return b"\x30\x82" + len(inner).to_bytes(2, "big") + inner
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Group:
-    """What every member holds of its group; `key` only keyholders hold."""
+    """What every member holds of its group; `key` only keyholders hold. The secret changes when somebody is put out."""
 
     name: str
     certificate: bytes

@@ -59,7 +59,7 @@ class Dialer:
     async def _connect(self, host: str, port: int) -> Connection:
         """By the server name in force, else by those before it: the other end may have been away when the secret changed."""
         error: TinyP2PError = Unreachable("No server name is known.")
-        for name in [self.credentials.server_name, *self.credentials.former_names]:
+        for name in self.credentials.names:
             try:
                 connection = await connect(host, port, self._context, name)
             except Unreachable as refused:

@@ -17,18 +17,11 @@ from ..model import Peer
 WELCOME = ssl.ALERT_DESCRIPTION_USER_CANCELLED  # never sent: it tells a ClientHello that is let in from all others
 
 
-class Former(msgspec.Struct):
-    """The group as it was before it got a new key, for members who do not know that yet."""
-
-    group_pem: bytes
-    certificate_path: str
-    names: list[str]
-
-
 class Credentials(msgspec.Struct):
     """What this side shows and checks: the group's certificate, its own certificate and key as files, and the server name in force.
 
-    Names that were in force before still open the door: whoever was away when the secret changed knows no other.
+    Names that were in force before still open the door: whoever was away when the secret changed knows no other. `former` are those of the group
+    as it was before it got a new key, for members who do not know that yet.
     """
 
     group_certificate: bytes
@@ -36,7 +29,11 @@ class Credentials(msgspec.Struct):
     key_path: str
     server_name: str
     former_names: list[str] = msgspec.field(default_factory=list)
-    former: Former | None = None
+    former: Credentials | None = None
+
+    @property
+    def names(self) -> list[str]:
+        return [self.server_name, *self.former_names]
 
 
 class GroupContext(ssl.SSLContext):
@@ -54,18 +51,14 @@ class GroupContext(ssl.SSLContext):
         return connection
 
 
-def _context(protocol: int, group_pem: bytes, certificate_path: str, key_path: str) -> GroupContext:
+def _context(credentials: Credentials, protocol: int) -> GroupContext:
     context = GroupContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(cadata=group_pem.decode("ascii"))
-    context.load_cert_chain(certificate_path, key_path)
+    context.load_verify_locations(cadata=pem_of(credentials.group_certificate).decode("ascii"))
+    context.load_cert_chain(credentials.certificate_path, credentials.key_path)
     context.set_alpn_protocols([ALPN])
     return context
-
-
-def _context_of(credentials: Credentials, protocol: int) -> GroupContext:
-    return _context(protocol, pem_of(credentials.group_certificate), credentials.certificate_path, credentials.key_path)
 
 
 class ToldWhy(ssl.SSLObject):
@@ -92,24 +85,21 @@ class ToldWhy(ssl.SSLObject):
 
 def server_context(credentials: Credentials) -> GroupContext:
     """For a member's door: whoever does not know the server name is sent away before a certificate is shown."""
-    context = _context_of(credentials, ssl.PROTOCOL_TLS_SERVER)
+    context = _context(credentials, ssl.PROTOCOL_TLS_SERVER)
     context.num_tickets = 0
     context.sslobject_class = ToldWhy
     former, former_context = credentials.former, None
     if former is not None:
-        former_context = _context(ssl.PROTOCOL_TLS_SERVER, former.group_pem, former.certificate_path, credentials.key_path)
+        former_context = _context(former, ssl.PROTOCOL_TLS_SERVER)
         former_context.num_tickets = 0
         former_context.is_former = True
 
     def gate(connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _context: ssl.SSLContext) -> int | None:
-        if name is None:
-            return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
-        if _is_one_of(name, [credentials.server_name, *credentials.former_names]):
-            return None
-        if former is not None and former_context is not None and _is_one_of(name, former.names):
+        if not _is_one_of(name or "", credentials.names):
+            if former is None or former_context is None or not _is_one_of(name or "", former.names):
+                return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
             connection.context = former_context
-            return None
-        return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+        return None
 
     context.sni_callback = gate
     context.hearing = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -141,7 +131,7 @@ def _is_one_of(name: str, names: list[str]) -> bool:
 
 
 def client_context(credentials: Credentials) -> ssl.SSLContext:
-    return _context_of(credentials, ssl.PROTOCOL_TLS_CLIENT)
+    return _context(credentials, ssl.PROTOCOL_TLS_CLIENT)
 
 
 def peer_of(connection: ssl.SSLObject | None) -> Peer:

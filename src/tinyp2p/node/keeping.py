@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..core import wire
-from ..core.group import Group, check_certificate, server_name
+from ..core.group import Group, check_certificate
 from ..core.identity import SigningKey, der_of, pem_of
 from ..core.members import Members, News
 from ..core.notices import sign_notice
@@ -25,7 +25,7 @@ from ..errors import AnswerError, Malformed, Refused, TinyP2PError, Unreachable
 from ..limits import MAX_ADDRESSES, MAX_RENEWED
 from ..model import MemberId, Peer
 from ..net.dialer import Dialer
-from ..net.tls import Former
+from ..net.tls import Credentials
 from .gossip import GossipLoop
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,6 @@ class Keeping:
         self.credentials = dialer.credentials
         self.renewed = asyncio.Event()
         self.on_cut: Callable[[], None] = lambda: None
-        self.on_secret: Callable[[Group], None] = lambda group: None
         self.tell_user: Callable[[str, str], None] = lambda message, hint: None
         self._out = ""  # a word of PUT_OUT that somebody has said
         self._out_told = False
@@ -73,7 +72,9 @@ class Keeping:
         if raw is not None:
             kept = json.loads(raw)
             self._renewal = wire.decode(kept["renewal"].encode(), SignedRenewal)
-            self.credentials.former = Former(kept["group"].encode(), self.home.file("former.crt"), kept["names"])
+            name, *names = kept["names"]
+            former = der_of(kept["group"].encode()), self.home.file("former.crt"), self.credentials.key_path, name, names
+            self.credentials.former = Credentials(*former)
         self._take_secret()
 
     def heard(self, notices: list[Notice]) -> None:
@@ -125,13 +126,11 @@ class Keeping:
         secret = self.members.notices.secret
         if secret == self.group.secret:
             return
-        old = server_name(self.group.secret)
-        self.group = replace(self.group, secret=secret)
-        self.credentials.former_names = [name for name in [old, *self.credentials.former_names] if name != self.group.server_name][:NAMES_KEPT]
+        self.group.secret = secret
+        self.credentials.former_names = [name for name in self.credentials.names if name != self.group.server_name][:NAMES_KEPT]
         self.credentials.server_name = self.group.server_name
         self.home.write("group.secret", secret.hex().encode())
         self.home.save_settings({**self.home.settings(), "former_names": self.credentials.former_names})
-        self.on_secret(self.group)
 
     def check_uses(self, members: Iterable[MemberId]) -> None:
         """Put out whoever came by an invite that was used more often than it allows; for keyholders who know what it allows."""
@@ -228,7 +227,7 @@ class Keeping:
         if self._renewal is None or former is None:
             raise AnswerError(404, "not_here")
         if self._taken is None:  # once: it means a signature to check for every member
-            self._taken = check_renewal(Group(self.group.name, der_of(former.group_pem), b""), self._renewal)[2]
+            self._taken = check_renewal(Group(self.group.name, former.group_certificate, b""), self._renewal)[2]
         if asker.member not in self._taken:
             raise AnswerError(403, "left_behind", "This group goes on without you.")
         seed = self.group.key.seed if self.group.key and self._taken[asker.member][0].role == "keyholder" else b""
@@ -259,8 +258,7 @@ class Keeping:
             raise Malformed("A renewal leaves this member behind.")
         peer, certificate = taken[self.me]
         key = SigningKey(renewed.seed) if renewed.seed and peer.role == "keyholder" else None
-        names = [self.group.server_name, *self.credentials.former_names]
-        former = {"group": pem_of(self.group.certificate).decode(), "names": names, "renewal": wire.encode(renewed.renewal).decode()}
+        former = {"group": pem_of(self.group.certificate).decode(), "names": self.credentials.names, "renewal": wire.encode(renewed.renewal).decode()}
         addresses = [address for known in self.members.members.values() if known.peer.member != self.me for address in known.record.addresses[:1]]
         settings = self.home.settings()
         peers = list(dict.fromkeys([*settings.get("peers", []), *addresses]))[:MAX_ADDRESSES]

@@ -8,7 +8,7 @@ import time
 from contextlib import aclosing
 from datetime import UTC, date, datetime, timedelta
 
-from ..core.group import lan_tag
+from ..core.group import Group, lan_tag
 from ..errors import Unreachable
 from ..limits import LAN_CHECK_S, MAX_NEARBY, RETRY_MAX_S
 from ..model import MemberId
@@ -23,8 +23,8 @@ MEETING_AT_ONCE = 16
 class Nearby:
     """`met` is set once a member was found; `port` is 0 where this one only looks."""
 
-    def __init__(self, secret: bytes, gossip: GossipLoop) -> None:
-        self.secret = secret
+    def __init__(self, group: Group, gossip: GossipLoop) -> None:
+        self.group = group
         self.gossip = gossip
         self.met = asyncio.Event()
         self._found: dict[str, list[str]] = {}
@@ -32,19 +32,15 @@ class Nearby:
         self._meeting: dict[str, asyncio.Task[None]] = {}
         self._few = asyncio.Semaphore(MEETING_AT_ONCE)
 
-    def update(self, secret: bytes) -> None:
-        """Go by another secret from now on: the group's has changed."""
-        self.secret = secret
-
     async def run(self, host: str, port: int, delay_s: float = 0.0) -> None:
         """Announce and look around for ever, anew when the day, the secret or this computer's addresses change."""
         await asyncio.sleep(delay_s)
         while True:
-            situation = today, secret, hosts = _today(), self.secret, lan_hosts(host)
-            at_work = asyncio.create_task(self._at_work(today, secret, hosts, port))
+            situation = self._situation(host)
+            at_work = asyncio.create_task(self._at_work(*situation, port))
             again_s = time.monotonic() + RETRY_MAX_S
             try:
-                while situation == (_today(), self.secret, lan_hosts(host)):
+                while situation == self._situation(host):
                     await asyncio.sleep(LAN_CHECK_S)
                     if time.monotonic() > again_s:
                         again_s = time.monotonic() + RETRY_MAX_S
@@ -53,6 +49,9 @@ class Nearby:
                 for task in (at_work, *self._meeting.values()):
                     task.cancel()
                 await asyncio.gather(at_work, *self._meeting.values(), return_exceptions=True)
+
+    def _situation(self, host: str) -> tuple[date, bytes, list[str]]:
+        return datetime.now(UTC).date(), self.group.secret, lan_hosts(host)
 
     async def _at_work(self, today: date, secret: bytes, hosts: list[str], port: int) -> None:
         """Announce and look around for as long as nothing changes; where there is no network that can be spoken to, not at all."""
@@ -99,7 +98,3 @@ class Nearby:
                 log.info("found address=%s member=%s", address, self._who[name])
                 self.met.set()
                 return
-
-
-def _today() -> date:
-    return datetime.now(UTC).date()

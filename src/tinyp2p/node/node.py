@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
-from ..core.group import Group, check_certificate
+from ..core.group import check_certificate
 from ..core.members import Members, News, sign_member
 from ..core.names import safe_name
 from ..core.wire import MemberRecord, decode_share_record, split_address
@@ -104,7 +104,7 @@ class Node:
         self.dialer = Dialer(self.credentials, self._addresses_of, self.revoked, time.time)
         self.gossip = GossipLoop(self.members, self.dialer, self.notes, self.settings["peers"], self._heard)
         self.keeping = Keeping(self.home, self.group, self.members, self.notes, self.dialer, self.gossip)
-        self.nearby = Nearby(self.group.secret, self.gossip)
+        self.nearby = Nearby(self.group, self.gossip)
         self.lanes = Lanes(self.me, self.dialer)
         self.sync = Sync(self.members, self.catalogs, self.lanes, self.gossip.presence)
         self.shares = Shares(self.key, self.members, self.catalogs, self.local, self.notes, self.gossip.tell, self.spawn)
@@ -126,7 +126,6 @@ class Node:
         self.content.fetched_of = self.swarm.fetched_of
         self.swarm.root_of = self.home.folder_of
         self.keeping.on_cut = self._cut
-        self.keeping.on_secret = self._secret_changed
         self.keeping.tell_user = self._tell_user
         self.gossip.on_refused = self.keeping.refused
         self.admitting.on_joined = lambda name: self.notices.put_nowait({"event": "joined", "name": name})
@@ -143,10 +142,6 @@ class Node:
     def _cut(self) -> None:
         self.server.cut()
         self.dialer.cut()
-
-    def _secret_changed(self, group: Group) -> None:
-        self.group = self.admitting.group = group
-        self.nearby.update(group.secret)
 
     def _tell_user(self, message: str, hint: str) -> None:
         self.notices.put_nowait({"event": "notice", "level": "warning", "message": message, "hint": hint})
