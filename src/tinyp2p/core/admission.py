@@ -68,13 +68,13 @@ def admit(group: Group, joining: Joining, used: int, keyholder: MemberId, revoke
     """The certificate for a joiner, when `used` others have come by this invite before; raises Refused with the sentence for the joiner."""
     match why_refused(joining.invite, revoked, now_s):
         case "revoked":
-            raise Refused("This invite has been withdrawn.", "Ask its sender for another.")
+            raise Refused("This invite has been withdrawn.", "Ask its sender for another.", "revoked")
         case "expired":
-            raise Refused("This invite has run out.", "Ask its sender for another.")
+            raise Refused("This invite has run out.", "Ask its sender for another.", "expired")
     if joining.member in revoked:
-        raise Refused("This member has been put out of the group.", "Ask for a new invite, and join anew.")
+        raise Refused("This member has been put out of the group.", "Ask for a new invite, and join anew.", "revoked")
     if used >= joining.uses:
-        raise Refused("This invite is used up.", "Ask its sender for another.")
+        raise Refused("This invite is used up.", "Ask its sender for another.", "used_up")
     invite = joining.invite
     expires, shares = (invite.expires, invite.shares) if joining.role == "guest" else (NEVER_S, frozenset[str]())
     return group.certify(Peer(joining.member, joining.role, expires, invite.member, keyholder, shares))

@@ -75,8 +75,7 @@ class Admitting:
             notices = self.members.notices
             certificate = admit(self.group, joining, used, self.me, notices.revoked | notices.withdrawn, time.time())
         except Refused as error:
-            reason = {"This invite is used up.": "used_up", "This invite has run out.": "expired"}.get(error.message, "revoked")
-            raise AnswerError(403, reason, f"{error.message} {error.hint}") from error
+            raise AnswerError(403, error.code, f"{error.message} {error.hint}") from error
         self.notes.keep_invite(KeptInvite(invite, joining.role, joining.uses, int(joining.invite.expires), time.time()))
         self.notes.keep_invited(invite, joining.member, certificate)
         return certificate, True
