@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 
 from ..disk.hasher import Hasher
-from ..disk.local import Applied, Local
+from ..disk.local import Local
 from ..disk.scan import Folder, Ignore, root_identity, scan_folder, walk
 from ..disk.watch import WatchFailed, watch
 from ..errors import LocalError
@@ -210,11 +210,8 @@ class OwnShare:
         while batch := await asyncio.to_thread(lambda: list(islice(found, FOLDERS_AT_ONCE))):
             if self.is_away():
                 return
-            applied = await self.local.index.in_turn(self.local.apply_folders, self.name, batch)
+            await self._apply(batch)
             self.folders += len(batch)
-            self._count(batch, applied)
-            if any(each.changed for each in applied):
-                self.on_change()
 
     async def _scan(self, folders: list[str]) -> tuple[str, ...]:
         """Look at these folders only; new folders in them are walked now, and once more a little later. The walked ones, each with a final slash."""
@@ -227,16 +224,31 @@ class OwnShare:
             self._forget_counts([folder])
             if await self.local.index.in_turn(self.local.folder_gone, self.name, folder):
                 self.on_change()
-        batch = [(folder, found) for folder, found in looked if found is not None]
-        applied = await self.local.index.in_turn(self.local.apply_folders, self.name, batch)
-        self._count(batch, applied)
-        new = [folder for each in applied for folder in each.new_folders]
+        new = await self._apply([(folder, found) for folder, found in looked if found is not None])
         if new:
             await self._walk(*new)
             self.tasks.create_task(self._mark_later(RESCAN_AGAIN_S, new))
+        return tuple(f"{folder}/" for folder in new)
+
+    async def _apply(self, batch: list[tuple[str, Folder]]) -> list[str]:
+        """Keep what was found, with what was left out and what could not be read where there is any; the folders that are new."""
+        applied = await self.local.index.in_turn(self.local.apply_folders, self.name, batch)
+        for folder, found in batch:
+            for counts, number in ((self.left_out, found.left_out), (self.unreadable, found.unreadable)):
+                if number:
+                    counts[folder] = number
+                else:
+                    counts.pop(folder, None)
+        self._forget_counts([gone for each in applied for gone in each.gone_folders])
         if any(each.changed for each in applied):
             self.on_change()
-        return tuple(f"{folder}/" for folder in new)
+        return [folder for each in applied for folder in each.new_folders]
+
+    def _forget_counts(self, gone: list[str]) -> None:
+        for counts in (self.left_out, self.unreadable) if gone else ():
+            below = tuple(f"{folder}/" for folder in gone)
+            for folder in [known for known in counts if f"{known}/".startswith(below)]:
+                del counts[folder]
 
     async def _mark_later(self, after_s: float, folders: list[str]) -> None:
         await asyncio.sleep(after_s)
@@ -303,23 +315,6 @@ class OwnShare:
                 self.mark({path.rpartition("/")[0]})
         if self.cids.is_due():
             self.changed.set()
-
-    # --- counting ---------------------------------------------------------------------------------------------------
-    def _count(self, batch: list[tuple[str, Folder]], applied: list[Applied]) -> None:
-        """Keep what was left out and what could not be read, for folders that have any."""
-        for folder, found in batch:
-            for counts, number in ((self.left_out, found.left_out), (self.unreadable, found.unreadable)):
-                if number:
-                    counts[folder] = number
-                else:
-                    counts.pop(folder, None)
-        self._forget_counts([gone for each in applied for gone in each.gone_folders])
-
-    def _forget_counts(self, gone: list[str]) -> None:
-        for counts in (self.left_out, self.unreadable) if gone else ():
-            below = tuple(f"{folder}/" for folder in gone)
-            for folder in [known for known in counts if f"{known}/".startswith(below)]:
-                del counts[folder]
 
 
 def _look(root: str, folders: list[str], ignore: Ignore) -> list[tuple[str, Folder | None]]:
