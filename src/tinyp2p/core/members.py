@@ -6,7 +6,7 @@ A state machine: records and messages go in, what is new and the next message co
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -147,20 +147,19 @@ class Members:
         """Take in records and notices from anyone: the forged and the old change nothing. `teller` is who sent them, by its certificate."""
         news = News()
 
-        def learn_all(signed_by_others: Iterable[SignedRecord], learn: Callable[[SignedRecord], T | None]) -> list[T]:
-            learned = []
+        def new(signed_by_others: Iterable[SignedRecord], learn: Callable[[SignedRecord], T | None]) -> Iterator[T]:
             for signed in signed_by_others:
                 try:
-                    learned.append(learn(signed))
+                    if (learned := learn(signed)) is not None:
+                        yield learned
                 except Malformed:
                     news.rejected += 1
-            return [each for each in learned if each is not None]
 
-        news.notices = learn_all(notices, self.notices.learn)
+        news.notices = list(new(notices, self.notices.learn))
         if news.notices:
             self._forget_revoked()
-        news.members = learn_all(records, lambda signed: self._learn_member(signed, teller))
-        news.shares = learn_all(share_records, self._learn_share)
+        news.members = list(new(records, lambda signed: self._learn_member(signed, teller)))
+        news.shares = list(new(share_records, self._learn_share))
         return news
 
     def _learn_member(self, signed: SignedRecord, teller: MemberId | None) -> MemberId | None:
@@ -279,10 +278,13 @@ class Members:
     def visible_shares(self, to: MemberId) -> dict[ShareKey, KnownShare]:
         return {key: known for key, known in self.shares.items() if self.may_see(to, known.record)}
 
+    def _versions(self) -> dict[str, int]:
+        return {member: known.record.version for member, known in self.members.items()}
+
     def digest(self, to: MemberId) -> Gossip:
         """The opening of a round: all that I hold and `to` may see, by version."""
         return Gossip(
-            members={member: known.record.version for member, known in self.members.items()},
+            members=self._versions(),
             shares={str(key): known.record.version for key, known in self.visible_shares(to).items()},
             digest=True,
             notices=self.notices.digest,
@@ -296,16 +298,13 @@ class Members:
         shares = {str(key): known for key, known in self.visible_shares(asker).items()}
         newer = [known.signed for member, known in self.members.items() if known.record.version > message.members.get(member, 0)]
         newer_shares = [known.signed for key, known in shares.items() if known.record.version > message.shares.get(key, 0)]
-        want = [member for member, version in message.members.items() if version > self._version_of(member)]
+        held = self._versions()
+        want = [member for member, version in message.members.items() if version > held.get(member, 0)]
         # A share that the asker may not see counts as unknown here, or the answer would tell an outsider that it exists.
         want_shares = [key for key, version in message.shares.items() if key not in shares or version > shares[key].record.version]
         differ = message.notices is not None and message.notices != self.notices.digest
         notices = list(self.notices.signed.values()) if differ else []
         return GossipAnswer(*fitting(newer, newer_shares), want[:MAX_RECORDS], want_shares[:MAX_RECORDS], notices, differ), news
-
-    def _version_of(self, member: str) -> int:
-        known = self.members.get(MemberId(member))
-        return known.record.version if known else 0
 
     def answered(self, by: MemberId, answer: GossipAnswer) -> tuple[Gossip | None, News]:
         """What an answer taught, and what its sender wants to have next, if anything."""

@@ -41,10 +41,11 @@ def share_name(wanted: str | None, folder: str, taken: Mapping[str, str]) -> str
     base = safe_name(wanted or path_from_bytes(os.fsencode(os.path.basename(folder))), "files")
     if wanted and taken.get(base, folder) != folder:
         raise LocalError(f'"{base}" is the name of another share here: {taken[base]}.', "Choose another with --as NAME.")
-    return next(name for name in _numbered(base) if taken.get(name, folder) == folder)
+    return next(name for name in numbered(base) if taken.get(name, folder) == folder)
 
 
-def _numbered(base: str) -> Iterable[str]:
+def numbered(base: str) -> Iterable[str]:
+    """Names of which the first that is not taken yet will do."""
     yield base
     for number in range(2, 10_000):
         yield f"{base[:58]} {number}"

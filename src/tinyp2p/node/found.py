@@ -27,6 +27,7 @@ from ..model import MEMBER_ROLES, MemberId, Peer
 from ..net.client import Connection, connect
 from ..net.dialer import first_of
 from ..net.tls import Credentials, client_context
+from .folders import numbered
 
 T = TypeVar("T")
 RETRY_S = 2.0
@@ -43,7 +44,7 @@ def new_group(home: Home, name: str | None, hint: str) -> GroupHome:
     taken = home.group_names()
     if name and wanted in taken:
         raise LocalError(f'There is a group "{wanted}" here already.', "Choose another name with --group NAME.")
-    chosen = next(candidate for candidate in [wanted, *(f"{wanted} {number}" for number in range(2, 1000))] if candidate not in taken)
+    chosen = next(each for each in numbered(wanted) if each not in taken)
     group = Group.from_seed(chosen, os.urandom(32), os.urandom(32))
     return _found(home, group, "invite")
 

@@ -143,7 +143,7 @@ class Sync:
                 continue
             try:
                 # A long answer would hold gossip up on the connection for control.
-                async with self._busy[source], self._pulling, self.lanes.lane(source) as connection:
+                async with self._busy[source], self._pulling, self.lanes.lane(source) as connection, self._pulled[key]:
                     before = connection.received_bytes
                     try:
                         if await self._pull(key, connection):
@@ -159,17 +159,14 @@ class Sync:
         return False
 
     # --- how --------------------------------------------------------------------------------------------------------
-    async def _pull(self, key: ShareKey, connection: Connection) -> bool:
-        """Catch up from one member; False where it has nothing newer."""
-        async with self._pulled[key]:
-            return await self._pull_once(key, connection)
-
     async def take(self, key: ShareKey, connection: Connection) -> None:
         """Catch up from somebody in particular, if only from a bundle; raises RemoteError or LocalError."""
-        if self.is_behind(key):
-            await self._pull(key, connection)
+        async with self._pulled[key]:
+            if self.is_behind(key):
+                await self._pull(key, connection)
 
-    async def _pull_once(self, key: ShareKey, connection: Connection) -> bool:
+    async def _pull(self, key: ShareKey, connection: Connection) -> bool:
+        """Catch up from one member; False where it has nothing newer."""
         expected = self.members.shares[key].record.entries
         base = f"/v1/catalog/{key.member}/{quote(key.share, safe='')}"
         changes_left, buckets_left = TRIES_BY_CHANGES, TRIES_BY_BUCKETS
