@@ -62,13 +62,12 @@ class Dialer:
         for name in self.credentials.names:
             try:
                 connection = await connect(host, port, self._context, name)
+                self._open.add(connection)
+                return connection
             except Unreachable as refused:
                 error = refused
                 if not refused.refused_name:
                     break
-                continue
-            self._open.add(connection)
-            return connection
         raise error
 
     def cut(self) -> None:
@@ -116,8 +115,7 @@ class Dialer:
 
     async def control(self, member: MemberId) -> Connection:
         """The connection kept for control requests to a member."""
-        existing = self._control.get(member)
-        if existing is not None and existing.usable:
+        if existing := self.connected(member):
             return existing
         task = self._dialing.get(member)
         if task is None:
@@ -136,8 +134,8 @@ class Dialer:
     def adopt(self, connection: Connection) -> Connection:
         """Keep a connection for control, unless there is one by now; the one that is kept."""
         member = connection.peer.member
-        existing = self._control.get(member)
-        if existing is not None and existing.usable and existing is not connection:
+        existing = self.connected(member)
+        if existing is not None and existing is not connection:
             connection.close()
             return existing
         self._control[member] = connection

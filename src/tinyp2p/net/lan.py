@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import ipaddress
 import logging
 import secrets
@@ -56,19 +57,14 @@ class Lan:
         """Say that something of this kind listens here, in place of what was said before; the name it got."""
         from zeroconf import ServiceInfo
 
-        await self.withdraw()
+        if self._announced is not None:
+            await self._zeroconf.async_unregister_service(self._announced)
         name = f"{secrets.token_hex(8)}.{kind}"
         server = f"{secrets.token_hex(8)}.local."
         self._announced = ServiceInfo(kind, name, port, properties=values, server=server, parsed_addresses=self.hosts[:MAX_ADDRESSES])
         # Names by chance need no asking whether somebody else has them.
         await self._zeroconf.async_register_service(self._announced, cooperating_responders=True)
         return name
-
-    async def withdraw(self) -> None:
-        """Take back what was announced."""
-        if self._announced is not None:
-            await self._zeroconf.async_unregister_service(self._announced)
-            self._announced = None
 
     async def browse(self, kind: str) -> AsyncGenerator[Service]:
         """What others announce of a kind, again when it changes, for ever."""
@@ -99,7 +95,7 @@ async def on_lan(hosts: list[str]) -> AsyncIterator[Lan]:
     """Speak and listen on the interfaces that have these addresses; raises Unreachable where that cannot be."""
     if not hosts:
         raise Unreachable("This computer is in no network.", "Is it connected? Else give an address with --peer HOST:PORT.")
-    await asyncio.to_thread(_load)
+    await asyncio.to_thread(importlib.import_module, "zeroconf.asyncio")  # apart from the event loop: it takes a tenth of a second
     from zeroconf.asyncio import AsyncZeroconf
 
     try:
@@ -111,8 +107,3 @@ async def on_lan(hosts: list[str]) -> AsyncIterator[Lan]:
         yield Lan(zeroconf, hosts)
     finally:
         await zeroconf.async_close()
-
-
-def _load() -> None:
-    """Load the library apart from the event loop: it takes a tenth of a second."""
-    import zeroconf.asyncio  # noqa: F401

@@ -29,10 +29,6 @@ ASKED_AROUND = 32
 GRACE_S = 0.3  # for others to answer too, once one has
 
 
-async def _ignore(_member: MemberId, _reason: str) -> None:
-    """What is done about a refusal as long as nobody has said."""
-
-
 class Presence:
     """Who was heard of when, by this computer's own clock."""
 
@@ -78,7 +74,7 @@ class GossipLoop:
         self.notes = notes
         self.presence = Presence()
         self.on_news = on_news
-        self.on_refused: Callable[[MemberId, str], Awaitable[None]] = _ignore
+        self.on_refused: Callable[[MemberId, str], Awaitable[None]] | None = None
         self.observed: set[str] = set()
         self.peer_states: dict[str, str] = dict.fromkeys(peers, "not tried yet")
         self._telling: set[asyncio.Task[bool]] = set()
@@ -169,7 +165,7 @@ class GossipLoop:
         try:
             await self._exchange(await self.dialer.control(member))
         except Exception as error:
-            if isinstance(error, AnswerError) and error.status == 403:
+            if isinstance(error, AnswerError) and error.status == 403 and self.on_refused:
                 await self.on_refused(member, error.reason)
             self._failed(member, error)
             return False

@@ -88,6 +88,7 @@ class Keeping:
         for notice in notices:
             log.info("notice kind=%s subject=%s by=%s", notice.kind, notice.subject, notice.by)
         self._take_secret()
+        self.dialer.cut()
         self.on_cut()
         if self._is_revoked:
             self._told_out("revoked")
@@ -96,7 +97,7 @@ class Keeping:
         """Somebody no longer takes this member's certificate: the group has a new key, or goes on without us."""
         try:
             if reason == "renewed":
-                await self.fetch_renewal(member)
+                self.take_renewal(await self._ask_renewal(member))
         except AnswerError as error:
             reason = error.reason
         except TinyP2PError as error:
@@ -233,23 +234,20 @@ class Keeping:
         seed = self.group.key.seed if self.group.key and self._taken[asker.member][0].role == "keyholder" else b""
         return Renewed(self._renewal, seed)
 
-    async def fetch_renewal(self, member: MemberId) -> None:
-        """Ask a member that says the key is another now."""
-        connection = await self.dialer.control(member)
-        self.take_renewal(await connection.call("GET", "/v1/renewal", Renewed))
+    async def _ask_renewal(self, member: MemberId) -> Renewed:
+        return await (await self.dialer.control(member)).call("GET", "/v1/renewal", Renewed)
 
     async def fetch_key(self) -> None:
         """A keyholder that was told of the new key by a plain member still lacks the key itself: ask a keyholder."""
         if self.group.key is not None or self.members.members[self.me].peer.role != "keyholder":
             return
-        for member in self.members.keyholders():
-            if self.gossip.presence.is_online(member):
-                with suppress(TinyP2PError):
-                    renewed = await (await self.dialer.control(member)).call("GET", "/v1/renewal", Renewed)
-                    if renewed.seed and SigningKey(renewed.seed).public == self.group.public:
-                        self.home.write("group.key", SigningKey(renewed.seed).pem())
-                        self.renewed.set()
-                        return
+        for member in filter(self.gossip.presence.is_online, self.members.keyholders()):
+            with suppress(TinyP2PError):
+                key = SigningKey((await self._ask_renewal(member)).seed)
+                if key.public == self.group.public:
+                    self.home.write("group.key", key.pem())
+                    self.renewed.set()
+                    return
 
     def take_renewal(self, renewed: Renewed) -> None:
         """Go over to the new key: keep the old names and certificate for those who come later, then begin anew. Raises Malformed."""

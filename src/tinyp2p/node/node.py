@@ -49,8 +49,7 @@ log = logging.getLogger(__name__)
 LOOK_AROUND_AFTER_S = 0.5
 REFRESH_S = {"get": 8.0, "find": 3.0, "ls": 3.0, "members": 3.0, "status": 2.0, "unshare": 3.0}
 SETTLE_S = {"get": 20.0, "find": 5.0, "ls": 5.0, "members": 2.0}
-SERVED_EVERY_S = 10.0
-ADDRESSES_EVERY_S = 10.0
+LOOK_EVERY_S = 10.0
 START_AHEAD = 1000
 DOUBLED = "Another device is at work with this member's key, so both would garble each other's shares. This one stops."
 
@@ -125,7 +124,7 @@ class Node:
         self.content.partial_of = self.swarm.partial_of
         self.content.fetched_of = self.swarm.fetched_of
         self.swarm.root_of = self.home.folder_of
-        self.keeping.on_cut = self._cut
+        self.keeping.on_cut = self.server.cut
         self.keeping.tell_user = self._tell_user
         self.gossip.on_refused = self.keeping.refused
         self.admitting.on_joined = lambda name: self.notices.put_nowait({"event": "joined", "name": name})
@@ -138,10 +137,6 @@ class Node:
             parts = self.members, self.gossip, self.catalogs, self.content, self.admitting.join, self._name, self.keeping
             self._application = Routes(*parts, self.swarm.manifest_of).application()
         await self._application(scope, receive, send)
-
-    def _cut(self) -> None:
-        self.server.cut()
-        self.dialer.cut()
 
     def _tell_user(self, message: str, hint: str) -> None:
         self.notices.put_nowait({"event": "notice", "level": "warning", "message": message, "hint": hint})
@@ -301,7 +296,7 @@ class Node:
     # --- housekeeping -----------------------------------------------------------------------------------------------
     async def _housekeeping(self) -> None:
         """A heartbeat, new addresses, versions overtaken by our own past, and the notes of who fetched what."""
-        heartbeat_s = addresses_s = served_s = time.monotonic()
+        heartbeat_s = looked_s = time.monotonic()
         while True:
             await asyncio.sleep(1)
             now = time.monotonic()
@@ -309,15 +304,13 @@ class Node:
             if self.members.doubled:
                 self.notices.put_nowait(LocalError(DOUBLED, "Join the group anew on one of them."))
                 return
-            moved = now - addresses_s > ADDRESSES_EVERY_S and self.addresses() != self.members.members[self.me].record.addresses
+            moved = False
+            if now - looked_s > LOOK_EVERY_S:
+                looked_s, moved = now, self.addresses() != self.members.members[self.me].record.addresses
+                self.keep_served()
             if moved or self.members.is_behind() or now - heartbeat_s > HEARTBEAT_S:
                 self.sign_record()
                 heartbeat_s = now
-            if now - addresses_s > ADDRESSES_EVERY_S:
-                addresses_s = now
-            if now - served_s > SERVED_EVERY_S:
-                self.keep_served()
-                served_s = now
             if self.is_member:
                 self.shares.check_versions()
             for key in self.members.shares:
