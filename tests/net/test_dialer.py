@@ -28,7 +28,7 @@ class Line:
 def test_a_connection_made_meanwhile_by_address_serves_both(monkeypatch: Any) -> None:
     """Asked by member and met by address at once, as at every start: who loses the race gets the other's connection, not its own closed one."""
     monkeypatch.setattr("tinyp2p.net.dialer.client_context", lambda _credentials: None)
-    dialer = Dialer(cast(Credentials, None), lambda _member: [], set(), lambda: 0.0)
+    dialer = Dialer(cast(Credentials, None), lambda _member: [], set())
     by_member, by_address = Line(), Line()
 
     async def opened(_member: MemberId) -> Connection:

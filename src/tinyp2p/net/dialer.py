@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
@@ -25,13 +26,10 @@ STAGGER_S = 0.2
 class Dialer:
     """Connects to members as their client. `addresses_of` tells where a member may be found, `revoked` whom to leave alone."""
 
-    def __init__(
-        self, credentials: Credentials, addresses_of: Callable[[MemberId], list[str]], revoked: set[str], clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, credentials: Credentials, addresses_of: Callable[[MemberId], list[str]], revoked: set[str]) -> None:
         self.credentials = credentials
         self.addresses_of = addresses_of
         self.revoked = revoked
-        self.clock = clock
         self.only: frozenset[str] | None = None  # where set, no other address is ever dialled
         self.working: dict[MemberId, str] = {}
         self._context: ssl.SSLContext = client_context(credentials)
@@ -41,14 +39,15 @@ class Dialer:
         self._open: weakref.WeakSet[Connection] = weakref.WeakSet()
 
     # --- one address ------------------------------------------------------------------------------------------------
-    async def dial(self, address: str, expected: MemberId | None = None) -> Connection:
+    async def dial(self, address: str, expected: MemberId | None = None, delay_s: float = 0.0) -> Connection:
         """A connection to whoever is at an address; raises Unreachable or Malformed."""
+        await asyncio.sleep(delay_s)
         if self.only is not None and address not in self.only:
             raise Unreachable(f"{address} is not among the only peers.")
         host, port = split_address(address)
         connection = await self._connect(host, port)
         peer = connection.peer
-        problem = why_refused(peer, self.revoked, self.clock())
+        problem = why_refused(peer, self.revoked, time.time())
         if peer.role not in MEMBER_ROLES or problem or (expected is not None and peer.member != expected):
             connection.close()
             raise Unreachable(f"{address} is now another member." if not problem else f"The member at {address} is no longer of this group.")
@@ -73,7 +72,7 @@ class Dialer:
     def cut(self) -> None:
         """End the connections to whoever has been put out."""
         for connection in list(self._open):
-            if why_refused(connection.peer, self.revoked, self.clock()):
+            if why_refused(connection.peer, self.revoked, time.time()):
                 connection.close()
 
     # --- one member -------------------------------------------------------------------------------------------------
@@ -90,7 +89,7 @@ class Dialer:
         addresses = self._candidates(member)
         if not addresses:
             raise Unreachable("No address of this member is known.")
-        attempts = (self._dial_later(address, member, number * STAGGER_S) for number, address in enumerate(addresses))
+        attempts = (self.dial(address, member, number * STAGGER_S) for number, address in enumerate(addresses))
         first = await first_of(attempts, Connection.close)
         connection, errors = first
         if connection is None:
@@ -108,10 +107,6 @@ class Dialer:
         known = self.addresses_of(member)
         first = self.working.get(member)
         return list(dict.fromkeys([first, *known] if first else known))
-
-    async def _dial_later(self, address: str, member: MemberId, delay_s: float) -> Connection:
-        await asyncio.sleep(delay_s)
-        return await self.dial(address, member)
 
     async def control(self, member: MemberId) -> Connection:
         """The connection kept for control requests to a member."""

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from ..core.members import Members, News
@@ -148,7 +149,7 @@ class GossipLoop:
         """Rounds for ever, with the addresses that the user gave tried until they answer."""
         async with asyncio.TaskGroup() as tasks:
             for address in self.peer_states:
-                tasks.create_task(self._keep_trying(address))
+                tasks.create_task(self.keep_meeting(partial(self._try_address, address)))
             while True:
                 self.round(random.sample(self.others(), min(GOSSIP_FANOUT, len(self.others()))))
                 await asyncio.sleep(GOSSIP_INTERVAL_S * random.uniform(0.8, 1.2))
@@ -245,10 +246,11 @@ class GossipLoop:
         self.peer_states[address] = "answers"
         return member
 
-    async def _keep_trying(self, address: str) -> None:
+    async def keep_meeting(self, meet: Callable[[], Awaitable[MemberId | None]]) -> None:
+        """Meet somebody, ever more rarely until that succeeds, and again whenever the member met is lost."""
         wait_s = RETRY_FIRST_S
         while True:
-            member = await self._try_address(address)
+            member = await meet()
             if member is not None:
                 wait_s = RETRY_FIRST_S
                 await self.presence.until_lost(member)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from contextlib import aclosing
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 
 from ..core.group import Group, lan_tag
 from ..errors import Unreachable
-from ..limits import LAN_CHECK_S, MAX_NEARBY, RETRY_MAX_S
+from ..limits import LAN_CHECK_S, MAX_NEARBY
 from ..model import MemberId
-from ..net.lan import Service, lan_hosts, on_lan
+from ..net.lan import lan_hosts, on_lan
 from .gossip import GossipLoop
 
 log = logging.getLogger(__name__)
@@ -27,9 +27,6 @@ class Nearby:
         self.group = group
         self.gossip = gossip
         self.met = asyncio.Event()
-        self._found: dict[str, list[str]] = {}
-        self._who: dict[str, MemberId] = {}
-        self._meeting: dict[str, asyncio.Task[None]] = {}
         self._few = asyncio.Semaphore(MEETING_AT_ONCE)
 
     async def run(self, host: str, port: int, delay_s: float = 0.0) -> None:
@@ -38,17 +35,12 @@ class Nearby:
         while True:
             situation = self._situation(host)
             at_work = asyncio.create_task(self._at_work(*situation, port))
-            again_s = time.monotonic() + RETRY_MAX_S
             try:
-                while situation == self._situation(host):
+                while situation == self._situation(host):  # noqa: ASYNC110 - the system does not tell
                     await asyncio.sleep(LAN_CHECK_S)
-                    if time.monotonic() > again_s:
-                        again_s = time.monotonic() + RETRY_MAX_S
-                        self._meet_found()
             finally:
-                for task in (at_work, *self._meeting.values()):
-                    task.cancel()
-                await asyncio.gather(at_work, *self._meeting.values(), return_exceptions=True)
+                at_work.cancel()
+                await asyncio.gather(at_work, return_exceptions=True)
 
     def _situation(self, host: str) -> tuple[date, bytes, list[str]]:
         return datetime.now(UTC).date(), self.group.secret, lan_hosts(host)
@@ -56,45 +48,33 @@ class Nearby:
     async def _at_work(self, today: date, secret: bytes, hosts: list[str], port: int) -> None:
         """Announce and look around for as long as nothing changes; where there is no network that can be spoken to, not at all."""
         tags = {lan_tag(secret, today + timedelta(days=day)).encode() for day in (-1, 0, 1)}
-        self._found.clear()
-        self._who.clear()
+        found: dict[str, list[str]] = {}
         try:
-            async with on_lan(hosts) as lan, aclosing(lan.browse(KIND)) as services:
+            async with on_lan(hosts) as lan, aclosing(lan.browse(KIND)) as services, asyncio.TaskGroup() as tasks:
                 mine = await lan.announce(KIND, port, {"t": lan_tag(secret, today)}) if port else ""
                 async for service in services:
-                    if service.values.get(b"t") in tags and service.name != mine:
-                        self._note(service)
+                    if service.values.get(b"t") in tags and service.name != mine and (service.name in found or len(found) < MAX_NEARBY):
+                        if service.name not in found:
+                            tasks.create_task(self.gossip.keep_meeting(partial(self._meet, found, service.name)))
+                        found[service.name] = service.addresses
         except Unreachable as error:
             log.info("not in the local network reason=%s", error)
         except Exception:
             log.exception("local network failed")
 
-    def _note(self, service: Service) -> None:
-        """Remember an announcement, and whose it is if a member that is online has all its addresses: then nobody need knock."""
-        if len(self._found) >= MAX_NEARBY and service.name not in self._found:
-            return
-        self._found[service.name] = service.addresses
+    async def _meet(self, found: dict[str, list[str]], name: str) -> MemberId | None:
+        """Whose announcement it is: of a member that is online and has all its addresses; else knock at these."""
         for member in filter(self.gossip.presence.is_online, self.gossip.others()):
-            if set(service.addresses) <= set(self.gossip.members.members[member].record.addresses):
-                self._who[service.name] = member
-        self._meet_found()
-
-    def _meet_found(self) -> None:
-        """Begin to meet whoever was found and is not online."""
-        for name in self._found:
-            if name not in self._meeting and not (name in self._who and self.gossip.presence.is_online(self._who[name])):
-                task = self._meeting[name] = asyncio.create_task(self._meet(name))
-                task.add_done_callback(lambda _done, name=name: self._meeting.pop(name))  # type: ignore[misc]
-
-    async def _meet(self, name: str) -> None:
-        """Knock at the addresses of an announcement: a few at once, since anybody can announce anything."""
-        async with self._few:
-            for address in self._found[name]:
+            if set(found[name]) <= set(self.gossip.members.members[member].record.addresses):
+                return member
+        async with self._few:  # a few at once, since anybody can announce anything
+            for address in found[name]:
                 try:
-                    self._who[name] = await self.gossip.meet(address)
+                    member = await self.gossip.meet(address)
                 except Exception as error:
                     log.info("found nobody address=%s error=%r", address, error)
                     continue
-                log.info("found address=%s member=%s", address, self._who[name])
+                log.info("found address=%s member=%s", address, member)
                 self.met.set()
-                return
+                return member
+        return None

@@ -100,7 +100,7 @@ class Node:
         self.members = Members(self.group.public, self.group.id, self.me, boot, now_s, self.group.secret, my_peer)
         self.revoked = self.members.notices.revoked
         self.credentials = Credentials(self.group.certificate, self.home.file("member.crt"), self.home.file("member.key"), self.group.server_name)
-        self.dialer = Dialer(self.credentials, self._addresses_of, self.revoked, time.time)
+        self.dialer = Dialer(self.credentials, self._addresses_of, self.revoked)
         self.gossip = GossipLoop(self.members, self.dialer, self.notes, self.settings["peers"], self._heard)
         self.keeping = Keeping(self.home, self.group, self.members, self.notes, self.dialer, self.gossip)
         self.nearby = Nearby(self.group, self.gossip)
