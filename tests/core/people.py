@@ -36,7 +36,7 @@ class Person:
         return self.key.id
 
     def members(self, boot: str = ANN_BOOT) -> Members:
-        return Members(self.group.public, self.group.id, self.id, boot)
+        return Members(self.group, self.id, boot)
 
     def record(self, version: int = 1, **changed: object) -> SignedRecord:
         """This person's member record, with any field changed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -40,7 +41,7 @@ def holds(notices: Notices) -> tuple[object, ...]:
 @given(st.randoms(use_true_random=False), st.lists(st.sampled_from(ALL)))
 def test_notices_only_grow(random: Random, again: list[SignedRecord]) -> None:
     """In whatever order and however often they come, all hold the same in the end."""
-    first, second = Notices(GROUP.public, GROUP.id, bytes(32)), Notices(GROUP.public, GROUP.id, b"x" * 32)
+    first, second = Notices(replace(GROUP, secret=bytes(32))), Notices(replace(GROUP, secret=b"x" * 32))
     assert first.digest == second.digest == ""
     for signed in ALL:
         first.learn(signed)
@@ -70,7 +71,7 @@ def test_a_notice_that_the_group_did_not_sign_changes_nothing() -> None:
     members.learn([ANN.record(), BEN.record()], ())
     news = members.learn((), (), forged)
     assert news.rejected == len(forged) and not news and members.members.keys() >= {ANN.id, BEN.id}
-    assert not Notices(GROUP.public, GROUP.id, b"s" * 32).learn(notice("secret", "", 1, b"short"))
+    assert not Notices(replace(GROUP, secret=b"s" * 32)).learn(notice("secret", "", 1, b"short"))
 
 
 def test_an_expelled_member_is_forgotten_and_not_learned_again() -> None:

@@ -117,7 +117,7 @@ def notice(data: bytes) -> None:
     """Signed with the group's key, as a keyholder who plays foul would."""
     assert GROUP.key is not None
     signed = SignedRecord(data, GROUP.key.sign(wire.NOTICE_DOMAIN + data))
-    notices = Notices(GROUP.public, GROUP.id, GROUP.secret)
+    notices = Notices(GROUP)
     with contextlib.suppress(RemoteError):
         assert not (notices.learn(signed) and notices.learn(signed))
     assert len(notices.digest) in (0, 32) and len(notices.secret) == HASH_SIZE

@@ -176,7 +176,7 @@ class Node:
         self.id = self.key.id
         self.certificate = self.group.certify(Peer(self.key.id, "member", admitted_by=self.group.id))
         self.address = f"host{self.number}:22004"
-        self.members = Members(self.group.public, self.group.id, self.id, self.boot)
+        self.members = Members(self.group, self.id, self.boot)
         self.catalogs: dict[ShareKey, Held] = {}
         self.rejected = 0
         self.refused: list[str] = []

@@ -9,6 +9,7 @@ import hmac
 import unicodedata
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from functools import cached_property
 from urllib.parse import quote
 
 from blake3 import blake3
@@ -83,7 +84,7 @@ def assembled(body: bytes, signature: bytes) -> bytes:
     return b"\x30\x82" + len(inner).to_bytes(2, "big") + inner
 
 
-@dataclass(slots=True)
+@dataclass
 class Group:
     """What every member holds of its group; `key` only keyholders hold. The secret changes when somebody is put out."""
 
@@ -92,14 +93,14 @@ class Group:
     secret: bytes = field(repr=False)
     key: SigningKey | None = None
 
-    @property
+    @cached_property
     def public(self) -> bytes:
         public = x509.load_der_x509_certificate(self.certificate).public_key()
         if not isinstance(public, Ed25519PublicKey):
             raise Malformed("The group's certificate is damaged.")
         return public.public_bytes_raw()
 
-    @property
+    @cached_property
     def id(self) -> GroupId:
         return GroupId(b32(self.public))
 

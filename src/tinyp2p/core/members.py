@@ -12,9 +12,9 @@ from typing import TypeVar
 
 from ..errors import Malformed
 from ..limits import MAX_HELD_BYTES, MAX_JSON_BYTES, MAX_MEMBERS, MAX_RECORDS, MAX_SHARES_PER_MEMBER, MIB
-from ..model import MEMBER_ROLES, GroupId, MemberId, Peer, ShareKey
+from ..model import MEMBER_ROLES, MemberId, Peer, ShareKey
 from .admission import why_refused
-from .group import check_certificate
+from .group import Group, check_certificate
 from .identity import SigningKey, is_signed, public_bytes, read_certificate
 from .notices import Notices
 from .wire import (
@@ -93,11 +93,8 @@ def _gossip(records: list[SignedRecord], share_records: list[SignedRecord], noti
 class Members:
     """All records that one member holds."""
 
-    def __init__(
-        self, group_public: bytes, group_id: GroupId, me: MemberId, boot: str, started_s: int = 0, secret: bytes = b"", my_peer: Peer | None = None
-    ) -> None:
-        self.group_public = group_public
-        self.group_id = group_id
+    def __init__(self, group: Group, me: MemberId, boot: str, started_s: int = 0, my_peer: Peer | None = None) -> None:
+        self.group = group
         self.me = me
         self.boot = boot
         self.started_s = started_s
@@ -109,7 +106,7 @@ class Members:
         self.held_bytes = 0
         self._share_counts: Counter[str] = Counter()
         self.doubled = False
-        self.notices = Notices(group_public, group_id, secret)
+        self.notices = Notices(group)
         self._guests: dict[str, Peer] = {}
         if my_peer is not None:
             self.met(my_peer)
@@ -164,12 +161,12 @@ class Members:
 
     def _learn_member(self, signed: SignedRecord, teller: MemberId | None) -> MemberId | None:
         record = decode_member_record(signed)
-        if record.group != self.group_id:
+        if record.group != self.group.id:
             raise Malformed("A record of another group.")
         claimed = read_certificate(record.certificate)[1].member
         if claimed != self.me and claimed in self.members and self.members[claimed].record.version >= record.version:
             return None  # old news, true or not: not worth the checking of signatures
-        peer = check_certificate(self.group_public, record.certificate)
+        peer = check_certificate(self.group.public, record.certificate)
         if peer.role not in MEMBER_ROLES or not is_signed(public_bytes(peer.member), signed.signature, MEMBER_DOMAIN + signed.body):
             raise Malformed("A member record is not signed by its member.")
         if peer.member == self.me:
@@ -219,7 +216,7 @@ class Members:
         if key.member != self.me and key in self.shares and self.shares[key].record.version >= record.version:
             return None  # old news, true or not
         decode_share_record(signed)
-        if record.group != self.group_id or record.member not in self.members or not self.may_see(self.me, record):
+        if record.group != self.group.id or record.member not in self.members or not self.may_see(self.me, record):
             raise Malformed("A share record of a stranger, or not for us.")
         if self.members[key.member].peer.is_guest:
             raise Malformed("A guest shares nothing.")
@@ -250,11 +247,11 @@ class Members:
 
     def is_mine(self, signed: SignedRecord) -> bool:
         """Whether a member record is one of my own."""
-        return check_certificate(self.group_public, decode_member_record(signed).certificate).member == self.me
+        return check_certificate(self.group.public, decode_member_record(signed).certificate).member == self.me
 
     def set_mine(self, signed: SignedRecord) -> None:
         record = decode_member_record(signed)
-        self.members[self.me] = KnownMember(record, signed, check_certificate(self.group_public, record.certificate))
+        self.members[self.me] = KnownMember(record, signed, check_certificate(self.group.public, record.certificate))
 
     def set_my_share(self, signed: SignedRecord) -> None:
         record = decode_share_record(signed)
@@ -267,12 +264,8 @@ class Members:
 
     def shares_behind(self) -> list[str]:
         """My shares, also forgotten ones, of which others hold a version that I did not sign lately: sign a newer one, `gone` if need be."""
-        found = []
-        for name in [key.partition("/")[2] for key in self.highest_seen if key.startswith(f"{self.me}/")]:
-            mine = self.shares.get(ShareKey(self.me, name))
-            if mine is None or self.highest_seen[f"{self.me}/{name}"] >= mine.record.version:
-                found.append(name)
-        return found
+        seen = {ShareKey(self.me, key.partition("/")[2]): version for key, version in self.highest_seen.items() if key != self.me}
+        return [key.share for key, version in seen.items() if key not in self.shares or version >= self.shares[key].record.version]
 
     # --- gossip -----------------------------------------------------------------------------------------------------
     def visible_shares(self, to: MemberId) -> dict[ShareKey, KnownShare]:

@@ -9,8 +9,8 @@ from blake3 import blake3
 
 from ..errors import Malformed
 from ..limits import HASH_SIZE, MAX_NOTICES
-from ..model import GroupId
 from .chunks import b32
+from .group import Group
 from .identity import SigningKey, is_signed
 from .wire import NOTICE_DOMAIN, Notice, SignedRecord, decode, encode
 
@@ -23,10 +23,9 @@ def sign_notice(group_key: SigningKey, notice: Notice) -> SignedRecord:
 class Notices:
     """All notices that one member holds, and the secret now in force."""
 
-    def __init__(self, group_public: bytes, group_id: GroupId, secret: bytes) -> None:
-        self.group_public = group_public
-        self.group_id = group_id
-        self.secret = secret
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.secret = group.secret
         self.epoch = 0
         self.revoked: set[str] = set()  # members, and invites by which too many came: nobody of these is let through
         self.withdrawn: set[str] = set()  # invites by which nobody may enter any more
@@ -41,7 +40,7 @@ class Notices:
     def learn(self, signed: SignedRecord) -> Notice | None:
         """What a notice says, if it is news; raises Malformed where the group's key did not sign it."""
         notice = decode(signed.body, Notice)
-        if notice.group != self.group_id or not is_signed(self.group_public, signed.signature, NOTICE_DOMAIN + signed.body):
+        if notice.group != self.group.id or not is_signed(self.group.public, signed.signature, NOTICE_DOMAIN + signed.body):
             raise Malformed("A notice is not signed by the group.")
         key = f"{notice.kind} {notice.subject}"
         if notice.kind == "secret":

@@ -101,7 +101,7 @@ def join_invite(
     peer = check_certificate(group.public, answer.certificate)
     if peer.member != key.id:
         raise Malformed("A certificate came that is for somebody else.")
-    return _write(home, group, "invite", key, answer.certificate, list(invite.addresses), member_name, answer.records)
+    return _write(home, group, "invite", key, answer.certificate, invite.addresses, member_name, answer.records)
 
 
 def _ask_until(home: Home, invite: Invite, key: SigningKey, name: str, wait_s: float, on_wait: Callable[[str], None]) -> JoinAnswer:
@@ -212,18 +212,11 @@ def _why_not_in(invite: Invite, errors: list[TinyP2PError]) -> TinyP2PError:
 def _found(home: Home, group: Group, kind: str, peers: Iterable[str] = (), member_name: str | None = None) -> GroupHome:
     key = SigningKey(os.urandom(32))
     certificate = group.certify(Peer(key.id, "keyholder", admitted_by=key.id))
-    return _write(home, group, kind, key, certificate, list(peers), member_name)
+    return _write(home, group, kind, key, certificate, peers, member_name, [])
 
 
 def _write(
-    home: Home,
-    group: Group,
-    kind: str,
-    key: SigningKey,
-    certificate: bytes,
-    peers: list[str],
-    member_name: str | None,
-    records: list[SignedRecord] | None = None,
+    home: Home, group: Group, kind: str, key: SigningKey, certificate: bytes, peers: Iterable[str], name: str | None, records: list[SignedRecord]
 ) -> GroupHome:
     """The folder of a group; the certificate comes last, since it makes the group exist."""
     place = home.create(group.name)
@@ -231,7 +224,7 @@ def _write(
     place.write("group.secret", group.secret.hex().encode())
     if group.key is not None:
         place.write("group.key", group.key.pem())
-    place.save_settings({"name": safe_name(member_name or "", "") or default_name(), "kind": kind, "peers": peers, "shares": []})
+    place.save_settings({"name": safe_name(name or "", "") or default_name(), "kind": kind, "peers": list(peers), "shares": []})
     place.write("member.key", key.pem())
     if records:
         index = Index(place.index_path)

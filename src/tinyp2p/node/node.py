@@ -97,7 +97,7 @@ class Node:
         self.local = Local(self.index, self.catalogs, self.me)
         my_peer = check_certificate(self.group.public, self.certificate)
         boot, now_s = secrets.token_hex(8), int(time.time())
-        self.members = Members(self.group.public, self.group.id, self.me, boot, now_s, self.group.secret, my_peer)
+        self.members = Members(self.group, self.me, boot, now_s, my_peer)
         self.revoked = self.members.notices.revoked
         self.credentials = Credentials(self.group.certificate, self.home.file("member.crt"), self.home.file("member.key"), self.group.server_name)
         self.dialer = Dialer(self.credentials, self._addresses_of, self.revoked)

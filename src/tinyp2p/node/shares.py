@@ -133,7 +133,7 @@ class Shares:
 
     def _empty(self, share: str, audience: Sequence[str], version: int, gone: bool = False) -> ShareRecord:
         """The record of a share without entries."""
-        return ShareRecord(self.members.group_id, self.key.id, share, list(audience), version, EMPTY_ROOT, 0, 0, 0, gone, int(time.time()))
+        return ShareRecord(self.members.group.id, self.key.id, share, list(audience), version, EMPTY_ROOT, 0, 0, 0, gone, int(time.time()))
 
     def file_changed(self, file: LocalFile) -> None:
         """A file was not what the catalog tells when it was read."""

@@ -189,7 +189,7 @@ class Sync:
     def _adopt(self, key: ShareKey, signed: SignedRecord, source: MemberId) -> ShareRecord:
         """The record that came with an answer, once it is proven to be this share's."""
         record = decode_share_record(signed)
-        if (record.member, record.share, record.group, record.gone) != (key.member, key.share, self.members.group_id, False):
+        if (record.member, record.share, record.group, record.gone) != (key.member, key.share, self.members.group.id, False):
             raise Malformed("A catalog came with the record of another share.")
         if not self.members.may_see(self.members.me, record):
             raise Malformed("A catalog came that is not for us.")
