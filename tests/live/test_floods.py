@@ -114,7 +114,11 @@ def test_the_answer_to_a_joiner_fits_into_a_message() -> None:
     large = SignedRecord(bytes(MAX_RECORD_BYTES), bytes(64))
     known = SimpleNamespace(signed=large, peer=SimpleNamespace(invite=""))
     members = SimpleNamespace(
-        members=dict.fromkeys(range(2000), known), came_by=lambda _: set(), notices=SimpleNamespace(revoked=set(), withdrawn=set())
+        group=GROUP,
+        me=ME.id,
+        members=dict.fromkeys(range(2000), known),
+        came_by=lambda _: set(),
+        notices=SimpleNamespace(revoked=set(), withdrawn=set()),
     )
     notes = SimpleNamespace(certificate_for=lambda *_: None, invited_by=lambda _: [], keep_invited=lambda *_: None, keep_invite=lambda _: None)
     invite = Invite.make(GROUP, bytes(range(32)), ME.id, 4_000_000_000, 1, ())
@@ -122,7 +126,7 @@ def test_the_answer_to_a_joiner_fits_into_a_message() -> None:
     request = JoinRequest(invite.certificate, CARL.key.public, proof, signature, "carl")
 
     async def join() -> JoinAnswer:
-        admitting = Admitting(GROUP, ME.id, members, notes, None)  # type: ignore[arg-type]
+        admitting = Admitting(members, notes, None)  # type: ignore[arg-type]
         return await admitting.join(Peer(invite.id, "invite", 0.0, "1", ME.id), request)
 
     raw = encode(asyncio.run(join()))

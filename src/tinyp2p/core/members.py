@@ -33,6 +33,7 @@ from .wire import (
 )
 
 T = TypeVar("T")
+Records = Iterable[SignedRecord]
 MAX_RECORDS_BYTES = MAX_JSON_BYTES - MIB  # the rest is for what a message wants and for notices
 RECORD_FRAME_BYTES = 128  # a signature in base64, keys and punctuation
 
@@ -134,18 +135,12 @@ class Members:
         return {member for member, known in self.members.items() if known.peer.invite == invite}
 
     # --- learning ---------------------------------------------------------------------------------------------------
-    def learn(
-        self,
-        records: Iterable[SignedRecord],
-        share_records: Iterable[SignedRecord],
-        notices: Iterable[SignedRecord] = (),
-        teller: MemberId | None = None,
-    ) -> News:
+    def learn(self, records: Records, share_records: Records, notices: Records = (), teller: MemberId | None = None) -> News:
         """Take in records and notices from anyone: the forged and the old change nothing. `teller` is who sent them, by its certificate."""
         news = News()
 
-        def new(signed_by_others: Iterable[SignedRecord], learn: Callable[[SignedRecord], T | None]) -> Iterator[T]:
-            for signed in signed_by_others:
+        def new(offered: Records, learn: Callable[[SignedRecord], T | None]) -> Iterator[T]:
+            for signed in offered:
                 try:
                     if (learned := learn(signed)) is not None:
                         yield learned

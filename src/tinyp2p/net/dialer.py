@@ -48,6 +48,7 @@ class Dialer:
         connection = await self._connect(host, port)
         peer = connection.peer
         problem = why_refused(peer, self.revoked, time.time())
+        # Whoever only holds an invite of the group may not pose as one of it.
         if peer.role not in MEMBER_ROLES or problem or (expected is not None and peer.member != expected):
             connection.close()
             raise Unreachable(f"{address} is now another member." if not problem else f"The member at {address} is no longer of this group.")

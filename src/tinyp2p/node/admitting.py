@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 
 from ..core.admission import Joining, admit, check_request
-from ..core.group import Group
 from ..core.invite import Invite
 from ..core.members import Members, fitting
 from ..core.wire import JoinAnswer, JoinRequest
@@ -25,9 +24,8 @@ MAX_EXPIRES_S = 366 * 86400
 
 
 class Admitting:
-    def __init__(self, group: Group, me: MemberId, members: Members, notes: Notes, dialer: Dialer) -> None:
-        self.group = group
-        self.me = me
+    def __init__(self, members: Members, notes: Notes, dialer: Dialer) -> None:
+        self.group, self.me = members.group, members.me
         self.members = members
         self.notes = notes
         self.dialer = dialer

@@ -23,10 +23,10 @@ from ..disk.index import Index
 from ..disk.notes import Notes
 from ..errors import AnswerError, ConnectionLost, LocalError, Malformed, Refused, RemoteError, TinyP2PError, Unreachable, clock_hint
 from ..limits import JOIN_TIMEOUT_S
-from ..model import MEMBER_ROLES, MemberId, Peer
-from ..net.client import Connection, connect
-from ..net.dialer import first_of
-from ..net.tls import Credentials, client_context
+from ..model import MemberId, Peer
+from ..net.client import Connection
+from ..net.dialer import Dialer, first_of
+from ..net.tls import Credentials
 from .folders import numbered
 
 T = TypeVar("T")
@@ -72,14 +72,7 @@ class NoKeyholder(Unreachable):
     """Members answer, but nobody of them can let people in just now."""
 
 
-def join_invite(
-    home: Home,
-    text: str,
-    member_name: str | None,
-    name: str | None = None,
-    wait_s: float = 0.0,
-    on_wait: Callable[[str], None] = lambda message: None,
-) -> GroupHome:
+def join_invite(home: Home, text: str, member_name: str | None, name: str | None, wait_s: float, on_wait: Callable[[str], None]) -> GroupHome:
     """Be let in by an invite, waiting for a keyholder that is away; raises UsageError, Unreachable or Refused with the sentence for the user."""
     invite = Invite.decode(text)
     name = name or safe_name(invite.group_name, "group")
@@ -139,15 +132,13 @@ async def _first(
     addresses: Iterable[str], credentials: Credentials, ask: Callable[[Connection], Awaitable[T]], within_s: float
 ) -> tuple[T | None, list[TinyP2PError]]:
     """What the first member answers that is reached at one of the addresses, and why the others did not until then."""
-    context = client_context(credentials)
+    dialer = Dialer(credentials, lambda member: [], set())
 
     async def one(address: str) -> T:
         try:
             async with asyncio.timeout(within_s):
-                connection = await connect(*wire.split_address(address), context, credentials.server_name)
+                connection = await dialer.dial(address)
                 try:
-                    if connection.peer.role not in MEMBER_ROLES:  # whoever only holds an invite of the group may not pose as one of it
-                        raise Unreachable(f"{address} is no member of the group.")
                     return await ask(connection)
                 finally:
                     connection.close()

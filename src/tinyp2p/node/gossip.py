@@ -240,11 +240,14 @@ class GossipLoop:
         """Who answers at an address, if somebody of the group does; what came of it stands in `peer_states`."""
         try:
             member = await self.meet(address)
+            self.peer_states[address] = "answers"
+            return member
+        except TinyP2PError as error:
+            self.peer_states[address] = error.message
         except Exception as error:
-            self._address_failed(address, error)
-            return None
-        self.peer_states[address] = "answers"
-        return member
+            log.exception("address failed address=%s", address)
+            self.peer_states[address] = f"{address} answers strangely ({type(error).__name__})."
+        return None
 
     async def keep_meeting(self, meet: Callable[[], Awaitable[MemberId | None]]) -> None:
         """Meet somebody, ever more rarely until that succeeds, and again whenever the member met is lost."""
@@ -256,10 +259,3 @@ class GossipLoop:
                 await self.presence.until_lost(member)
             await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))
             wait_s = min(wait_s * 2, RETRY_MAX_S)
-
-    def _address_failed(self, address: str, error: Exception) -> None:
-        if isinstance(error, TinyP2PError):
-            self.peer_states[address] = error.message
-        else:
-            log.error("address failed address=%s", address, exc_info=error)
-            self.peer_states[address] = f"{address} answers strangely ({type(error).__name__})."

@@ -45,10 +45,9 @@ Telling = dict[MemberId, asyncio.Task[bool]]
 class Keeping:
     """Acts on what keyholders decide. `renewed` is set when this member must begin anew with other keys."""
 
-    def __init__(self, home: GroupHome, group: Group, members: Members, notes: Notes, dialer: Dialer, gossip: GossipLoop) -> None:
+    def __init__(self, home: GroupHome, members: Members, notes: Notes, dialer: Dialer, gossip: GossipLoop) -> None:
         self.home = home
-        self.group = group
-        self.me = members.me
+        self.group, self.me = members.group, members.me
         self.members = members
         self.notes = notes
         self.dialer = dialer

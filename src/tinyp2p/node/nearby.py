@@ -8,7 +8,7 @@ from contextlib import aclosing
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 
-from ..core.group import Group, lan_tag
+from ..core.group import lan_tag
 from ..errors import Unreachable
 from ..limits import LAN_CHECK_S, MAX_NEARBY
 from ..model import MemberId
@@ -23,8 +23,7 @@ MEETING_AT_ONCE = 16
 class Nearby:
     """`met` is set once a member was found; `port` is 0 where this one only looks."""
 
-    def __init__(self, group: Group, gossip: GossipLoop) -> None:
-        self.group = group
+    def __init__(self, gossip: GossipLoop) -> None:
         self.gossip = gossip
         self.met = asyncio.Event()
         self._few = asyncio.Semaphore(MEETING_AT_ONCE)
@@ -43,7 +42,7 @@ class Nearby:
                 await asyncio.gather(at_work, return_exceptions=True)
 
     def _situation(self, host: str) -> tuple[date, bytes, list[str]]:
-        return datetime.now(UTC).date(), self.group.secret, lan_hosts(host)
+        return datetime.now(UTC).date(), self.gossip.members.group.secret, lan_hosts(host)
 
     async def _at_work(self, today: date, secret: bytes, hosts: list[str], port: int) -> None:
         """Announce and look around for as long as nothing changes; where there is no network that can be spoken to, not at all."""
