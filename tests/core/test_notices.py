@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from tests.core.people import GROUP, OTHER_GROUP, person
 
 from tinyp2p.core.group import check_certificate
-from tinyp2p.core.notices import Notices, sign_notice
-from tinyp2p.core.renewal import check_renewal, sign_renewal
+from tinyp2p.core.notices import Notices, check_renewal, sign_notice, sign_renewal
 from tinyp2p.core.wire import Gossip, Notice, SignedRecord, SignedRenewal
 from tinyp2p.errors import Malformed
 

@@ -13,8 +13,8 @@ from tinyp2p.core.chunks import Bitmap, Manifest, chunk_hash
 from tinyp2p.core.frames import encode_frames
 from tinyp2p.core.identity import SigningKey, pem_of, read_certificate
 from tinyp2p.core.invite import Invite
+from tinyp2p.core.notices import sign_renewal
 from tinyp2p.core.pairing import Exchange
-from tinyp2p.core.renewal import sign_renewal
 from tinyp2p.core.wire import (
     Blobs,
     Buckets,

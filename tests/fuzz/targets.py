@@ -31,9 +31,8 @@ from tinyp2p.core.group import check_certificate
 from tinyp2p.core.identity import SigningKey, der_of, read_certificate
 from tinyp2p.core.invite import Invite
 from tinyp2p.core.match import Query, parse_place
-from tinyp2p.core.notices import Notices
+from tinyp2p.core.notices import Notices, check_renewal
 from tinyp2p.core.pairing import MESSAGE_SIZE, Exchange, read_code
-from tinyp2p.core.renewal import check_renewal
 from tinyp2p.core.wire import RENEWAL_DOMAIN, SignedRecord, SignedRenewal
 from tinyp2p.disk.scan import Ignore
 from tinyp2p.errors import AnswerError, LocalError, Malformed, RemoteError, UsageError

@@ -1,4 +1,4 @@
-"""The local network: saying by mDNS where something listens, and hearing where others do (docs/protocol.md, section 6).
+"""Where this computer is in networks: its addresses, and by mDNS what listens here and with others (docs/protocol.md, section 6).
 
 Owns the library; every name in what is sent is made up by chance. Leaves out what is said and to whom it matters: node/nearby.py, node/pairing.py.
 """
@@ -11,14 +11,12 @@ import importlib
 import ipaddress
 import logging
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from typing import TYPE_CHECKING
 
-from ..core.wire import join_address
-from ..errors import Unreachable
+from ..core.wire import join_address, split_address
+from ..errors import Malformed, Unreachable
 from ..limits import MAX_ADDRESSES, MAX_NEARBY
-from .addresses import interface_addresses
 
 if TYPE_CHECKING:
     from zeroconf import ServiceInfo
@@ -26,25 +24,55 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 RESOLVE_MS = 1000
+EVERYWHERE = ("", "*", "0.0.0.0", "::")  # to listen on, as a host
+
+
+def interface_addresses() -> list[str]:
+    """The addresses of all interfaces, IPv4 first, without loopback and link-local ones."""
+    import ifaddr  # takes a while to load, and who listens on one address does without
+
+    found: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = []
+    for adapter in ifaddr.get_adapters():
+        for entry in adapter.ips:
+            text = entry.ip if isinstance(entry.ip, str) else entry.ip[0]
+            address = ipaddress.ip_address(text)
+            if not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified):
+                found.append(address)
+    return [str(address) for address in sorted(found, key=lambda address: (address.version, not address.is_private))]
+
+
+def own_addresses(host: str, port: int, advertise: Iterable[str], observed: Iterable[str]) -> list[str]:
+    """HOST:PORT of a member that listens on `host`: what the user advertises first, then what the computer knows, then what others saw."""
+    given = list(advertise)
+    if host not in EVERYWHERE:
+        hosts = [host]
+    else:
+        hosts = interface_addresses() or ["127.0.0.1"]
+        hosts += [seen for seen in observed if seen not in hosts and not ipaddress.ip_address(seen).is_loopback]
+    return list(dict.fromkeys([*given, *(join_address(each, port) for each in hosts)]))[:MAX_ADDRESSES]
+
+
+def reach_of(addresses: Iterable[str]) -> str:
+    """From where somebody can use these addresses: `this computer`, `this network` or `anywhere`."""
+    best = 0
+    for address in addresses:
+        try:
+            found = ipaddress.ip_address(split_address(address)[0])
+        except (ValueError, Malformed):
+            best = 2  # a name: whoever gives one means it to be resolved by others
+            continue
+        best = max(best, 0 if found.is_loopback else 1 if found.is_private else 2)
+    return ("this computer", "this network", "anywhere")[best]
 
 
 def lan_hosts(host: str) -> list[str]:
     """The addresses by which a listener on `host` is met in the local network: none for loopback, or for a name."""
-    if host in ("", "*", "0.0.0.0", "::"):
+    if host in EVERYWHERE:
         return interface_addresses()
     try:
         return [] if ipaddress.ip_address(host).is_loopback else [host]
     except ValueError:
         return []
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """Something that was announced: a name without meaning, HOST:PORTs, and a few values."""
-
-    name: str
-    addresses: list[str]
-    values: dict[bytes, bytes | None]
 
 
 class Lan:
@@ -66,8 +94,8 @@ class Lan:
         await self._zeroconf.async_register_service(self._announced, cooperating_responders=True)
         return name
 
-    async def browse(self, kind: str) -> AsyncGenerator[Service]:
-        """What others announce of a kind, again when it changes, for ever."""
+    async def browse(self, kind: str) -> AsyncGenerator[tuple[str, list[str], dict[bytes, bytes | None]]]:
+        """What others announce of a kind, again when it changes, for ever: a name without meaning, HOST:PORTs, and a few values."""
         from zeroconf import DNSQuestionType, ServiceStateChange, Zeroconf
         from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo
 
@@ -85,7 +113,7 @@ class Lan:
                 found = AsyncServiceInfo(kind, await names.get())
                 if await found.async_request(self._zeroconf.zeroconf, RESOLVE_MS, DNSQuestionType.QM) and found.port:
                     hosts = found.parsed_addresses()[:MAX_ADDRESSES]
-                    yield Service(found.name, [join_address(host, found.port) for host in hosts], dict(found.properties))
+                    yield found.name, [join_address(host, found.port) for host in hosts], dict(found.properties)
         finally:
             await browser.async_cancel()
 

@@ -16,8 +16,7 @@ from ..core import wire
 from ..core.group import Group, check_certificate
 from ..core.identity import SigningKey, der_of, pem_of
 from ..core.members import Members, News
-from ..core.notices import sign_notice
-from ..core.renewal import check_renewal, sign_renewal
+from ..core.notices import check_renewal, sign_notice, sign_renewal
 from ..core.wire import Notice, Promotion, Renewed, SignedRecord, SignedRenewal
 from ..disk.home import GroupHome
 from ..disk.notes import Notes

@@ -51,11 +51,11 @@ class Nearby:
         try:
             async with on_lan(hosts) as lan, aclosing(lan.browse(KIND)) as services, asyncio.TaskGroup() as tasks:
                 mine = await lan.announce(KIND, port, {"t": lan_tag(secret, today)}) if port else ""
-                async for service in services:
-                    if service.values.get(b"t") in tags and service.name != mine and (service.name in found or len(found) < MAX_NEARBY):
-                        if service.name not in found:
-                            tasks.create_task(self.gossip.keep_meeting(partial(self._meet, found, service.name)))
-                        found[service.name] = service.addresses
+                async for name, addresses, values in services:
+                    if values.get(b"t") in tags and name != mine and (name in found or len(found) < MAX_NEARBY):
+                        if name not in found:
+                            tasks.create_task(self.gossip.keep_meeting(partial(self._meet, found, name)))
+                        found[name] = addresses
         except Unreachable as error:
             log.info("not in the local network reason=%s", error)
         except Exception:

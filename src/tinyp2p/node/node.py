@@ -24,8 +24,8 @@ from ..disk.notes import Notes
 from ..errors import LocalError, TinyP2PError, UsageError
 from ..limits import HEARTBEAT_S, MAX_ADDRESSES
 from ..model import MemberId
-from ..net.addresses import own_addresses, reach_of
 from ..net.dialer import Dialer
+from ..net.lan import own_addresses, reach_of
 from ..net.tls import Credentials, server_context
 from .admitting import Admitting
 from .asgi import Application, Receive, Scope, Send

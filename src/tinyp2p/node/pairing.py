@@ -21,9 +21,8 @@ from ..core.pairing import HELLO, MESSAGE_SIZE, PROOF_SIZE, Exchange, Keys, make
 from ..core.wire import split_address
 from ..errors import LocalError, Malformed, Refused, Unreachable
 from ..limits import CODE_S, CONNECT_TIMEOUT_S, JOIN_TIMEOUT_S, LAN_SEARCH_S, MAX_INVITE_BYTES, MAX_KNOCKING, NEW_CODES, PAIRING_TIMEOUT_S
-from ..net.addresses import own_addresses
 from ..net.dialer import first_of
-from ..net.lan import Lan, lan_hosts, on_lan
+from ..net.lan import Lan, lan_hosts, on_lan, own_addresses
 from .search import time_text
 from .server import PortTaken, bind
 
@@ -177,11 +176,11 @@ async def _fetch(code: str, peers: list[str]) -> str:
     until_s = asyncio.get_running_loop().time() + LAN_SEARCH_S
     with suppress(TimeoutError):
         async with asyncio.timeout_at(until_s) as limit, on_lan(lan_hosts("")) as lan, aclosing(lan.browse(KIND)) as services:
-            async for service in services:
-                if service.values.get(b"n") == number_of(code).encode():
+            async for _, addresses, values in services:
+                if values.get(b"n") == number_of(code).encode():
                     limit.reschedule(None)  # a try that has begun must not be broken off
                     try:
-                        return await _ask(code, service.addresses)
+                        return await _ask(code, addresses)
                     except Unreachable as error:
                         problem = error
                     limit.reschedule(until_s)
