@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 import time
 import weakref
@@ -18,7 +17,6 @@ from ..model import MEMBER_ROLES, MemberId
 from .client import Connection, connect
 from .tls import Credentials, client_context
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 STAGGER_S = 0.2
 
@@ -113,19 +111,15 @@ class Dialer:
         """The connection kept for control requests to a member."""
         if existing := self.connected(member):
             return existing
-        task = self._dialing.get(member)
-        if task is None:
-            task = self._dialing[member] = asyncio.create_task(self._open_control(member))
-            task.add_done_callback(lambda done: self._dialed(member, done))
-        return await asyncio.shield(task)
+        if member not in self._dialing:
+            self._dialing[member] = asyncio.create_task(self._open_control(member))
+        return await asyncio.shield(self._dialing[member])
 
     async def _open_control(self, member: MemberId) -> Connection:
-        return self.adopt(await self.open(member))
-
-    def _dialed(self, member: MemberId, task: asyncio.Task[Connection]) -> None:
-        self._dialing.pop(member, None)
-        if not task.cancelled() and task.exception() is not None:
-            log.debug("dial failed member=%s error=%s", member[:8], task.exception())
+        try:
+            return self.adopt(await self.open(member))
+        finally:
+            del self._dialing[member]
 
     def adopt(self, connection: Connection) -> Connection:
         """Keep a connection for control, unless there is one by now; the one that is kept."""

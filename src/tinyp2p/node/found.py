@@ -8,14 +8,14 @@ import socket
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TypeVar
 
-from ..core import wire
 from ..core.admission import sign_request
 from ..core.group import Group, check_certificate, check_password
 from ..core.identity import SigningKey, der_of, pem_of
 from ..core.invite import Invite
+from ..core.members import Members
 from ..core.names import safe_name
 from ..core.wire import JoinAnswer, JoinRequest, SignedRecord
 from ..disk.home import GroupHome, Home
@@ -23,7 +23,7 @@ from ..disk.index import Index
 from ..disk.notes import Notes
 from ..errors import AnswerError, ConnectionLost, LocalError, Malformed, Refused, RemoteError, TinyP2PError, Unreachable, clock_hint
 from ..limits import JOIN_TIMEOUT_S
-from ..model import MemberId, Peer
+from ..model import Peer
 from ..net.client import Connection
 from ..net.dialer import Dialer, first_of
 from ..net.tls import Credentials
@@ -218,20 +218,12 @@ def _write(
     place.save_settings({"name": safe_name(name or "", "") or default_name(), "kind": kind, "peers": list(peers), "shares": []})
     place.write("member.key", key.pem())
     if records:
-        index = Index(place.index_path)
-        Notes(index).keep_records("member", _by_member(group, records))
+        index, members = Index(place.index_path), Members(group, key.id, "")
+        members.learn(records, ())  # a bad one is left out, as whoever let us in need not have made it
+        Notes(index).keep_records("member", [(member, known.signed) for member, known in members.members.items()])
         index.close()
     place.write("member.crt", pem_of(certificate))
     return place
-
-
-def _by_member(group: Group, records: list[SignedRecord]) -> list[tuple[MemberId, SignedRecord]]:
-    """Records with whose they are; a bad one is left out, as whoever let us in need not have made it."""
-    found = []
-    for signed in records:
-        with suppress(Malformed):
-            found.append((check_certificate(group.public, wire.decode_member_record(signed).certificate).member, signed))
-    return found
 
 
 def load_group(place: GroupHome) -> tuple[Group, SigningKey, bytes]:

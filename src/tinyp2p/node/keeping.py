@@ -202,16 +202,12 @@ class Keeping:
         if len(taken) > MAX_RENEWED:
             raise Refused(f"The group has more than {MAX_RENEWED:,} members.")
         renewal = sign_renewal(self.group, new, self.me, taken, time.time())
-        seed, reached = new.signing_key().seed, []
-        for peer in taken:
-            if peer.member != self.me and await self._hand_over(peer, Renewed(renewal, seed if peer.role == "keyholder" else b"")):
-                reached.append(peer.member)
+        seed, others = new.signing_key().seed, [peer for peer in taken if self.gossip.presence.is_online(peer.member) and peer.member != self.me]
+        told = [peer.member for peer in others if await self._hand_over(peer, Renewed(renewal, seed if peer.role == "keyholder" else b""))]
         self.take_renewal(Renewed(renewal, seed))
-        return reached
+        return told
 
     async def _hand_over(self, peer: Peer, renewed: Renewed) -> bool:
-        if not self.gossip.presence.is_online(peer.member):
-            return False
         try:
             connection = await self.dialer.control(peer.member)
             await connection.ask("POST", "/v1/renewal", wire.encode(renewed))
