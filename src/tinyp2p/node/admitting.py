@@ -47,10 +47,9 @@ class Admitting:
         joining = check_request(self.group.public, request.certificate, request.key, request.proof, request.signature)
         if asker.role == "invite" and asker.member != joining.invite.member:
             raise Refused("An invite can ask for its own holder only.")
-        if self.group.key is None and joining.role == "keyholder":
-            # The answer holds the group's key, which is not for whoever passes it on.
-            raise AnswerError(503, "no_keyholder", "This invite works only where a keyholder itself can be reached.")
         if self.group.key is None:
+            if joining.role == "keyholder":  # the answer holds the group's key, which is not for whoever passes it on
+                raise AnswerError(503, "no_keyholder", "This invite works only where a keyholder itself can be reached.")
             return await self._pass_on(request)
         came = self.members.came_by(joining.invite.member)
         async with self._one_at_a_time:

@@ -62,7 +62,6 @@ class Node:
         self.home_path = os.path.dirname(os.path.dirname(home.path))
         self.is_member = is_member
         self.settings = self._merge(options)
-        self.limit_rate: str | None = options.get("limit_rate")
         self.port: int | None = options.get("port")  # of the life before, where the keys have changed
         self.group, self.key, self.certificate = load_group(home)
         self.me: MemberId = self.key.id
@@ -71,7 +70,7 @@ class Node:
         self.listens = False
         self._application: Application | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._make_parts()
+        self._make_parts(options.get("limit_rate"))
         self._wire()
 
     def _merge(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +89,7 @@ class Node:
         return settings
 
     # --- making -----------------------------------------------------------------------------------------------------
-    def _make_parts(self) -> None:
+    def _make_parts(self, limit_rate: str | None) -> None:
         self.index = Index(self.home.index_path)
         self.notes = Notes(self.index)
         self.catalogs = Catalogs(self.index)
@@ -107,7 +106,7 @@ class Node:
         self.lanes = Lanes(self.me, self.dialer)
         self.sync = Sync(self.members, self.catalogs, self.lanes, self.gossip.presence)
         self.shares = Shares(self.key, self.members, self.catalogs, self.local, self.notes, self.gossip.tell, self.spawn)
-        self.content = Content(self.me, self.members, self.catalogs, self.local, self._root_of, Rate(self.limit_rate))
+        self.content = Content(self.me, self.members, self.catalogs, self.local, self._root_of, Rate(limit_rate))
         self.search = Search(self.me, self.members, self.catalogs, self.gossip.presence)
         self.admitting = Admitting(self.members, self.notes, self.dialer)
         self.swarm = Swarm(self.lanes, self.members, self.catalogs, self.local, self.notes, self.gossip.presence)

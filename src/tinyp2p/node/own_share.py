@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
@@ -332,8 +332,6 @@ def _look(root: str, folders: list[str], ignore: Ignore) -> list[tuple[str, Fold
 
 def _is_empty(folder: str) -> bool:
     """Whether nothing can be seen in it."""
-    try:
-        with os.scandir(folder) as entries:
-            return next(entries, None) is None
-    except OSError:
-        return True
+    with suppress(OSError), os.scandir(folder) as entries:
+        return next(entries, None) is None
+    return True
