@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NewType
+from typing import Annotated, Literal, NewType
 
 import msgspec
+from msgspec import Meta
+
+from .limits import MAX_FILE_SIZE
 
 GroupId = NewType("GroupId", str)
 MemberId = NewType("MemberId", str)
 Cid = NewType("Cid", str)
+ID_PATTERN = r"\A[a-z2-7]{52}\Z"
 
 Role = Literal["keyholder", "member", "guest", "invite", "former"]  # former: of the group as it was before a new key
 NEVER_S = 253_402_300_799.0  # the last second of the year 9999
@@ -24,12 +28,12 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 
     path: str
     type: EntryType
-    size: int
-    mtime_ns: int
-    mode: int
-    version: int
-    cid: Cid | None
-    target: str | None
+    size: Annotated[int, Meta(ge=0, le=MAX_FILE_SIZE)]
+    mtime_ns: Annotated[int, Meta(ge=1 - (1 << 63), le=(1 << 63) - 1)]
+    mode: Annotated[int, Meta(ge=0, le=0o777)]
+    version: Annotated[int, Meta(gt=0, le=MAX_FILE_SIZE)]
+    cid: Annotated[Cid, Meta(pattern=ID_PATTERN)] | None
+    target: Annotated[str, Meta(min_length=1, max_length=4096)] | None
 
 
 class ShareKey(msgspec.Struct, frozen=True):

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tests import model_catalog
 from tests.model_catalog import Catalog, blocks
 
+from tinyp2p import limits
 from tinyp2p.core import catalog as under_test
-from tinyp2p.core import wire
 from tinyp2p.core.catalog import (
     EMPTY_ROOT,
     bucket_hash,
@@ -115,7 +115,7 @@ def small() -> Iterator[None]:
     """Limits so small that every branch is met with a handful of paths."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SMALL.items():
-            (user,) = (module for module in (wire, under_test, model_catalog) if hasattr(module, name))
+            user = next(module for module in (under_test, model_catalog, limits) if hasattr(module, name))
             patch.setattr(user, name, value)
         yield
 

@@ -10,42 +10,24 @@ import re
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
+from msgspec import Meta
 
+from .. import limits
 from ..errors import Malformed, WrongBytes
-from ..limits import (
-    ENTRIES_PER_BUCKET,
-    HASH_SIZE,
-    MAX_ADDRESSES,
-    MAX_AUDIENCE,
-    MAX_BATCH_FILES,
-    MAX_BUCKET_BITS,
-    MAX_BUCKET_BRACKETS,
-    MAX_BUCKET_BYTES,
-    MAX_CHANGES_BRACKETS,
-    MAX_CHANGES_BYTES,
-    MAX_ENTRIES_PER_SHARE,
-    MAX_FILE_SIZE,
-    MAX_JSON_BYTES,
-    MAX_NOTICES,
-    MAX_RECORD_BYTES,
-    MAX_RECORDS,
-    MAX_RENEWAL_BYTES,
-    MAX_RENEWED,
-)
-from ..model import Entry, MemberId
+from ..model import ID_PATTERN, Entry, MemberId
 from .identity import is_signed, public_bytes
 from .names import is_valid_path, safe_name
 
 T = TypeVar("T")
 
-Id = Annotated[str, msgspec.Meta(pattern=r"\A[a-z2-7]{52}\Z")]
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-Address = Annotated[str, msgspec.Meta(max_length=300, pattern=r"\A[0-9A-Za-z.:%\[\]_-]+:[0-9]{1,5}\Z")]
-Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_FILE_SIZE)]
-Version = Annotated[int, msgspec.Meta(ge=0, le=MAX_FILE_SIZE)]
-Blob = Annotated[bytes, msgspec.Meta(max_length=4096)]
-Seed = Annotated[bytes, msgspec.Meta(max_length=HASH_SIZE)]
-Hash = Annotated[bytes, msgspec.Meta(min_length=HASH_SIZE, max_length=HASH_SIZE)]
+Id = Annotated[str, Meta(pattern=ID_PATTERN)]
+Name = Annotated[str, Meta(min_length=1, max_length=64)]
+Address = Annotated[str, Meta(max_length=300, pattern=r"\A[0-9A-Za-z.:%\[\]_-]+:[0-9]{1,5}\Z")]
+Count = Annotated[int, Meta(ge=0, le=limits.MAX_FILE_SIZE)]
+Version = Annotated[int, Meta(ge=0, le=limits.MAX_FILE_SIZE)]
+Blob = Annotated[bytes, Meta(max_length=4096)]
+Seed = Annotated[bytes, Meta(max_length=limits.HASH_SIZE)]
+Hash = Annotated[bytes, Meta(min_length=limits.HASH_SIZE, max_length=limits.HASH_SIZE)]
 
 MEMBER_DOMAIN = b"tinyp2p 1 member record\n"
 SHARE_DOMAIN = b"tinyp2p 1 share record\n"
@@ -57,24 +39,24 @@ ADDRESS = re.compile(r"\A(?:\[([0-9A-Fa-f:.%]+)\]|([0-9A-Za-z._-]+)):([0-9]{1,5}
 class SignedRecord(msgspec.Struct, frozen=True):
     """A record as it travels: the bytes that were signed and the signature."""
 
-    body: Annotated[bytes, msgspec.Meta(max_length=MAX_RECORD_BYTES)]
-    signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+    body: Annotated[bytes, Meta(max_length=limits.MAX_RECORD_BYTES)]
+    signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
 
 
 class SignedRenewal(msgspec.Struct, frozen=True):
     """A renewal as it travels; longer than any record."""
 
-    body: Annotated[bytes, msgspec.Meta(max_length=MAX_RENEWAL_BYTES)]
-    signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+    body: Annotated[bytes, Meta(max_length=limits.MAX_RENEWAL_BYTES)]
+    signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
 
 
 class MemberRecord(msgspec.Struct, frozen=True):
     group: Id
     certificate: Blob
     version: Version
-    boot: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]
+    boot: Annotated[str, Meta(pattern=r"\A[0-9a-f]{16}\Z")]
     name: Name
-    addresses: Annotated[list[Address], msgspec.Meta(max_length=MAX_ADDRESSES)]
+    addresses: Annotated[list[Address], Meta(max_length=limits.MAX_ADDRESSES)]
     time: Count
     left: bool = False
 
@@ -86,9 +68,9 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: Literal["expelled", "withdrawn", "abused", "secret"]
     by: Id
     time: Count
-    subject: Annotated[str, msgspec.Meta(pattern=r"\A(?:[a-z2-7]{52})?\Z")] = ""
+    subject: Annotated[str, Meta(pattern=r"\A(?:[a-z2-7]{52})?\Z")] = ""
     epoch: Count = 0
-    secret: Annotated[bytes, msgspec.Meta(max_length=HASH_SIZE)] = b""
+    secret: Annotated[bytes, Meta(max_length=limits.HASH_SIZE)] = b""
 
 
 class Renewal(msgspec.Struct, frozen=True):
@@ -99,31 +81,31 @@ class Renewal(msgspec.Struct, frozen=True):
     time: Count
     certificate: Blob
     secret: Hash
-    members: Annotated[list[Blob], msgspec.Meta(max_length=MAX_RENEWED)]
+    members: Annotated[list[Blob], Meta(max_length=limits.MAX_RENEWED)]
 
 
 class ShareRecord(msgspec.Struct, frozen=True):
     group: Id
     member: Id
     share: Name
-    audience: Annotated[list[Id], msgspec.Meta(max_length=MAX_AUDIENCE)]
+    audience: Annotated[list[Id], Meta(max_length=limits.MAX_AUDIENCE)]
     version: Version
     root: Hash
-    bits: Annotated[int, msgspec.Meta(ge=0, le=MAX_BUCKET_BITS)]
-    entries: Annotated[int, msgspec.Meta(ge=0, le=MAX_ENTRIES_PER_SHARE)]
+    bits: Annotated[int, Meta(ge=0, le=limits.MAX_BUCKET_BITS)]
+    entries: Annotated[int, Meta(ge=0, le=limits.MAX_ENTRIES_PER_SHARE)]
     bytes: Count
     gone: bool
     time: Count
-    files: Annotated[int, msgspec.Meta(ge=0, le=MAX_ENTRIES_PER_SHARE)] = 0
+    files: Annotated[int, Meta(ge=0, le=limits.MAX_ENTRIES_PER_SHARE)] = 0
 
     def is_for(self, member: str) -> bool:
         """Whether this member may see the share at all."""
         return not self.audience or member in self.audience or member == self.member
 
 
-Records = Annotated[list[SignedRecord], msgspec.Meta(max_length=MAX_RECORDS)]
-Notices = Annotated[list[SignedRecord], msgspec.Meta(max_length=MAX_NOTICES + 1)]
-ShareName = Annotated[str, msgspec.Meta(max_length=128)]
+Records = Annotated[list[SignedRecord], Meta(max_length=limits.MAX_RECORDS)]
+Notices = Annotated[list[SignedRecord], Meta(max_length=limits.MAX_NOTICES + 1)]
+ShareName = Annotated[str, Meta(max_length=128)]
 
 
 class Gossip(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -132,15 +114,15 @@ class Gossip(msgspec.Struct, frozen=True, omit_defaults=True):
     records: Records = []
     share_records: Records = []
     digest: bool = False
-    notices: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+    notices: Annotated[str, Meta(max_length=64)] | None = None
     notice_records: Notices = []
 
 
 class GossipAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     records: Records = []
     share_records: Records = []
-    want_members: Annotated[list[Id], msgspec.Meta(max_length=MAX_RECORDS)] = []
-    want_shares: Annotated[list[ShareName], msgspec.Meta(max_length=MAX_RECORDS)] = []
+    want_members: Annotated[list[Id], Meta(max_length=limits.MAX_RECORDS)] = []
+    want_shares: Annotated[list[ShareName], Meta(max_length=limits.MAX_RECORDS)] = []
     notice_records: Notices = []
     want_notices: bool = False
 
@@ -149,8 +131,8 @@ class Hello(msgspec.Struct, frozen=True):
     protocol: int
     member: Id
     name: Name
-    version: Annotated[str, msgspec.Meta(max_length=64)]
-    observed: Annotated[str, msgspec.Meta(max_length=300)] = ""
+    version: Annotated[str, Meta(max_length=64)]
+    observed: Annotated[str, Meta(max_length=300)] = ""
 
 
 class JoinRequest(msgspec.Struct, frozen=True):
@@ -164,7 +146,7 @@ class JoinRequest(msgspec.Struct, frozen=True):
 class JoinAnswer(msgspec.Struct, frozen=True):
     certificate: Blob
     secret: Hash
-    group: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+    group: Annotated[str, Meta(min_length=1, max_length=100)]
     records: Records = []
     seed: Seed = b""
 
@@ -191,14 +173,14 @@ class Changes(msgspec.Struct, frozen=True):
 
 class Buckets(msgspec.Struct, frozen=True):
     record: SignedRecord
-    hashes: Annotated[bytes, msgspec.Meta(max_length=HASH_SIZE << MAX_BUCKET_BITS)]
+    hashes: Annotated[bytes, Meta(max_length=limits.HASH_SIZE << limits.MAX_BUCKET_BITS)]
 
 
 class Have(msgspec.Struct, frozen=True):
     size: Count
     complete: bool
     have: bytes = b""
-    fetching: Annotated[list[Id], msgspec.Meta(max_length=64)] = []
+    fetching: Annotated[list[Id], Meta(max_length=64)] = []
     place: Count = 0
     coming: bytes = b""
 
@@ -211,7 +193,7 @@ class Growing(msgspec.Struct, frozen=True):
 
 
 class Blobs(msgspec.Struct, frozen=True):
-    cids: Annotated[list[Id], msgspec.Meta(max_length=MAX_BATCH_FILES)]
+    cids: Annotated[list[Id], Meta(max_length=limits.MAX_BATCH_FILES)]
 
 
 class Recheck(msgspec.Struct, frozen=True):
@@ -223,14 +205,14 @@ class Rechecked(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    code: Annotated[str, msgspec.Meta(max_length=64)] = ""
-    message: Annotated[str, msgspec.Meta(max_length=1000)] = ""
+    code: Annotated[str, Meta(max_length=64)] = ""
+    message: Annotated[str, Meta(max_length=1000)] = ""
 
 
 encode = msgspec.json.encode
 
 
-def decode(raw: bytes | bytearray, kind: type[T], limit: int = MAX_JSON_BYTES) -> T:
+def decode(raw: bytes | bytearray, kind: type[T], limit: int = limits.MAX_JSON_BYTES) -> T:
     """A message of that kind; raises Malformed for everything else."""
     if len(raw) > limit:
         raise Malformed("A message is too long.")
@@ -241,39 +223,24 @@ def decode(raw: bytes | bytearray, kind: type[T], limit: int = MAX_JSON_BYTES) -
 
 
 def _checked(entries: list[Entry]) -> list[Entry]:
+    """What the types of an entry's columns do not say of them."""
     for entry in entries:
         if not is_valid_path(entry.path):
             raise Malformed("A catalog holds a path that cannot be.")
-        if not (
-            0 <= entry.size <= MAX_FILE_SIZE and abs(entry.mtime_ns) < 1 << 63 and 0 <= entry.mode <= 0o777 and 0 < entry.version <= MAX_FILE_SIZE
-        ):
-            raise Malformed("A catalog holds a number that cannot be.")
-        if entry.cid is not None and (entry.type != "f" or not _is_id(entry.cid)):
-            raise Malformed("A catalog holds a content id that cannot be.")
-        if (entry.target is None) != (entry.type != "l") or (entry.target is not None and not 0 < len(entry.target) <= 4096):
-            raise Malformed("A catalog holds a link that cannot be.")
+        if (entry.cid is not None and entry.type != "f") or (entry.target is None) != (entry.type != "l"):
+            raise Malformed("A catalog holds a content id or a link that cannot be.")
     return entries
-
-
-_IS_ID = re.compile(r"[a-z2-7]{52}\Z")
-
-
-def _is_id(text: str) -> bool:
-    return _IS_ID.match(text) is not None
 
 
 def decode_changes(raw: bytes | bytearray) -> Changes:
     """The answer to `changes`; each entry and path checked. Raises WrongBytes where they are too many: buckets hold fewer at once."""
-    if raw.count(b"[") > MAX_CHANGES_BRACKETS:
+    if raw.count(b"[") > limits.MAX_CHANGES_BRACKETS:
         raise WrongBytes("Changes are too many.")
-    changes = decode(raw, Changes, MAX_CHANGES_BYTES)
+    changes = decode(raw, Changes, limits.MAX_CHANGES_BYTES)
     _checked(changes.entries)
     if not all(is_valid_path(path) for path, _ in changes.removed):
         raise Malformed("A catalog holds a path that cannot be.")
     return changes
-
-
-_ENTRIES = msgspec.json.Decoder(list[Entry])
 
 
 def encode_bucket(entries: list[Entry]) -> bytes:
@@ -283,13 +250,10 @@ def encode_bucket(entries: list[Entry]) -> bytes:
 
 def decode_bucket(raw: bytes | bytearray) -> list[Entry]:
     """A bucket's entries; only the exact bytes that `encode_bucket` makes are accepted."""
-    if len(raw) > MAX_BUCKET_BYTES or raw.count(b"[") > MAX_BUCKET_BRACKETS:
+    if raw.count(b"[") > limits.MAX_BUCKET_BRACKETS:
         raise Malformed("A bucket is too long.")
-    try:
-        entries = _ENTRIES.decode(raw)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise Malformed("A bucket is damaged.") from error
-    paths = [entry.path.encode() for entry in _checked(entries)]
+    entries = _checked(decode(raw, list[Entry], limits.MAX_BUCKET_BYTES))
+    paths = [entry.path.encode() for entry in entries]
     if any(left >= right for left, right in itertools.pairwise(paths)) or encode_bucket(entries) != raw:
         raise Malformed("A bucket is not in its one true form.")
     return entries
@@ -297,7 +261,7 @@ def decode_bucket(raw: bytes | bytearray) -> list[Entry]:
 
 def decode_member_record(signed: SignedRecord) -> MemberRecord:
     """A member record's content; the signature is checked by members.py, which knows the group."""
-    record = decode(signed.body, MemberRecord, MAX_RECORD_BYTES)
+    record = decode(signed.body, MemberRecord, limits.MAX_RECORD_BYTES)
     if safe_name(record.name, "") != record.name:
         raise Malformed("A member has a name that cannot be shown.")
     return record
@@ -305,12 +269,12 @@ def decode_member_record(signed: SignedRecord) -> MemberRecord:
 
 def bits_for(entries: int) -> int:
     """The k of a catalog's 2^k buckets."""
-    return min((entries // ENTRIES_PER_BUCKET).bit_length(), MAX_BUCKET_BITS)
+    return min((entries // limits.ENTRIES_PER_BUCKET).bit_length(), limits.MAX_BUCKET_BITS)
 
 
 def read_share_record(signed: SignedRecord) -> ShareRecord:
     """What a share record says, its signature unchecked."""
-    record = decode(signed.body, ShareRecord, MAX_RECORD_BYTES)
+    record = decode(signed.body, ShareRecord, limits.MAX_RECORD_BYTES)
     if safe_name(record.share, "") != record.share:
         raise Malformed("A share has a name that cannot be shown.")
     if record.bits != bits_for(record.entries):
@@ -340,6 +304,6 @@ def join_address(host: str, port: int) -> str:
 
 def known_member(text: str) -> MemberId:
     """A member id from an address of a request; raises Malformed."""
-    if not _is_id(text):
+    if not re.match(ID_PATTERN, text):
         raise Malformed("This is not a member id.")
     return MemberId(text)
