@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from tinyp2p.core.catalog import bucket_of, check_bucket, hash_entries, root_of, slot_of, too_many
-from tinyp2p.core.wire import bits_for
+from tinyp2p.core.catalog import bucket_hash, bucket_of, check_bucket, root_of, slot_of, too_many
+from tinyp2p.core.wire import bits_for, encode_bucket
 from tinyp2p.limits import REMOVED_KEPT, VERSION_BLOCK
 from tinyp2p.model import Entry
 
@@ -38,7 +38,7 @@ class Catalog:
         sets: list[list[Entry]] = [[] for _ in range(1 << bits)]
         for entry in self.entries.values():
             sets[bucket_of(slot_of(entry.path), bits)].append(entry)
-        return b"".join(map(hash_entries, sets))
+        return b"".join(bucket_hash(encode_bucket(sorted(each, key=lambda entry: entry.path.encode()))) for each in sets)
 
     def root(self, bits: int | None = None) -> bytes:
         bits = self.bits if bits is None else bits

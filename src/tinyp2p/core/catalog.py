@@ -36,12 +36,6 @@ def bucket_hash(raw: bytes | bytearray) -> bytes:
     return blake3(raw).digest()
 
 
-def hash_entries(entries: list[Entry]) -> bytes:
-    """The hash of a bucket that holds these entries, in any order."""
-    entries.sort(key=lambda entry: entry.path.encode())
-    return bucket_hash(encode_bucket(entries))
-
-
 def root_of(bits: int, hashes: bytes | bytearray) -> bytes:
     return blake3(bytes([bits]) + hashes, derive_key_context=ROOT_CONTEXT).digest()
 

@@ -6,8 +6,9 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from ..core.catalog import EMPTY_HASH, bucket_hash, bucket_of, check_bucket, hash_entries, root_of, slot_of, slots_of, too_many
+from ..core.catalog import EMPTY_HASH, bucket_hash, bucket_of, check_bucket, root_of, slot_of, slots_of, too_many
 from ..core.wire import ShareRecord, SignedRecord, encode, encode_bucket
 from ..core.wire import decode as decode_wire
 from ..errors import LocalError, WrongBytes
@@ -50,40 +51,40 @@ class Catalogs:
 
     # --- reading ----------------------------------------------------------------------------------------------------
     def state(self, key: ShareKey) -> CatalogState | None:
-        row = self.index.read().execute("SELECT * FROM catalog WHERE member = ? AND share = ?", (key.member, key.share)).fetchone()
+        row = self.index.row(f"SELECT * FROM catalog WHERE {_KEY}", *key_of(key))
         return _state(row) if row else None
 
     def standing(self, key: ShareKey) -> tuple[int, bool] | None:
         """Version of a catalog and whether it is complete; None where nothing of it is here."""
-        row = self.index.read().execute("SELECT version, complete FROM catalog WHERE member = ? AND share = ?", key_of(key)).fetchone()
+        row = self.index.row(f"SELECT version, complete FROM catalog WHERE {_KEY}", *key_of(key))
         return (row[0], bool(row[1])) if row else None
 
     def id_of(self, key: ShareKey) -> int:
         """The catalog's number; 0, which is nothing's, where nothing of it is here."""
-        row = self.index.read().execute("SELECT id FROM catalog WHERE member = ? AND share = ?", key_of(key)).fetchone()
+        row = self.index.row(f"SELECT id FROM catalog WHERE {_KEY}", *key_of(key))
         return int(row[0]) if row else 0
 
     def states(self) -> list[CatalogState]:
-        return [_state(row) for row in self.index.read().execute("SELECT * FROM catalog")]
+        return [_state(row) for row in self.index.rows("SELECT * FROM catalog")]
 
     def bucket(self, catalog: int, number: int, bits: int) -> bytes:
         """A bucket's bytes as they are served."""
-        return encode_bucket(_bucket(self.index.read(), catalog, number, bits))
+        return _bucket(self.index.read(), catalog, number, bits)
 
     def changes(self, state: CatalogState, after: int) -> tuple[list[Entry], list[tuple[str, int]]] | None:
         """All that changed above a version, or None where buckets must be compared."""
         if after < state.oldest or after > state.version:
             return None
-        reader = self.index.read()
-        sizes = "SELECT count(*), coalesce(sum(length(path)), 0) FROM"
-        (changed, letters) = reader.execute(f"{sizes} entry WHERE catalog = ? AND version > ?", (state.id, after)).fetchone()
-        (lost, lost_letters) = reader.execute(f"{sizes} removed WHERE catalog = ? AND version > ?", (state.id, after)).fetchone()
+
+        def newer(columns: str, table: str) -> list[tuple[Any, ...]]:
+            return self.index.rows(f"SELECT {columns} FROM {table} WHERE catalog = ? AND version > ?", state.id, after)
+
+        sizes = "count(*), coalesce(sum(length(path)), 0)"
+        (changed, letters), (lost, lost_letters) = *newer(sizes, "entry"), *newer(sizes, "removed")
         size_bytes = (changed + lost) * ENTRY_BYTES + (letters + lost_letters) * PATH_FACTOR
         if too_many(changed, state.entries) or size_bytes > CHANGES_BYTES:
             return None
-        rows = reader.execute(f"SELECT {COLUMNS} FROM entry WHERE catalog = ? AND version > ?", (state.id, after))
-        removed = reader.execute("SELECT path, version FROM removed WHERE catalog = ? AND version > ?", (state.id, after))
-        return [Entry(*row) for row in rows], [(path, version) for path, version in removed]
+        return [Entry(*row) for row in newer(COLUMNS, "entry")], [(path, version) for path, version in newer("path, version", "removed")]
 
     def entry(self, key: ShareKey, path: str) -> Entry | None:
         found = self._entries("c.member = ? AND c.share = ? AND e.path = ?", *key_of(key), path)
@@ -101,7 +102,7 @@ class Catalogs:
 
     def _entries(self, where: str, *values: object) -> list[tuple[ShareKey, Entry]]:
         sql = f"SELECT c.member, c.share, {_E} FROM entry e JOIN catalog c ON c.id = e.catalog WHERE {where}"
-        return [(ShareKey(member, share), Entry(*columns)) for member, share, *columns in self.index.read().execute(sql, values)]
+        return [(ShareKey(member, share), Entry(*columns)) for member, share, *columns in self.index.rows(sql, *values)]
 
     def below(self, key: ShareKey, path: str) -> Iterator[Entry]:
         """An entry and all that lies below it; with an empty path the whole share."""
@@ -115,9 +116,8 @@ class Catalogs:
         while True:
             below = "AND path < ?" if high is not None else ""
             sql = f"SELECT {COLUMNS} FROM entry WHERE catalog = ? AND path > ? {below} AND {where} ORDER BY path LIMIT {PAGE}"
-            rows = self.index.read().execute(sql, (catalog, low, *([high] if high is not None else []), *values)).fetchall()
-            for row in rows:
-                yield Entry(*row)
+            rows = self.index.rows(sql, catalog, low, *([high] if high is not None else []), *values)
+            yield from (Entry(*row) for row in rows)
             if len(rows) < PAGE:
                 return
             low = rows[-1][0]
@@ -125,7 +125,7 @@ class Catalogs:
     def listing(self, cid: Cid) -> list[ShareKey]:
         """The shares, of anyone, that list this content."""
         sql = "SELECT DISTINCT c.member, c.share FROM catalog c WHERE EXISTS (SELECT 1 FROM entry e WHERE e.cid = ? AND e.catalog = c.id)"
-        return [ShareKey(member, share) for member, share in self.index.read().execute(sql, (cid,))]
+        return [ShareKey(member, share) for member, share in self.index.rows(sql, cid)]
 
     def scan(
         self, members: Sequence[str] | None, required: str | None, cid: Cid | None, literals: Sequence[str] = ()
@@ -135,7 +135,7 @@ class Catalogs:
             yield from ((key, entry) for key, entry in self.holding(cid) if members is None or key.member in members)
             return
         looked_up: dict[tuple[str, ...], dict[int, list[Entry]] | None] = {}
-        for catalog, member, share in self.index.read().execute("SELECT id, member, share FROM catalog ORDER BY id").fetchall():
+        for catalog, member, share in self.index.rows("SELECT id, member, share FROM catalog ORDER BY id"):
             if members is not None and member not in members:
                 continue
             key = ShareKey(member, share)
@@ -164,14 +164,12 @@ class Catalogs:
     # --- others' catalogs -------------------------------------------------------------------------------------------
     def open(self, key: ShareKey, expected_entries: int = 0) -> CatalogState:
         """The catalog's state, made empty where it is new; raises LocalError where the budget does not allow it."""
-        sql = "SELECT coalesce(sum(entries), 0) FROM catalog WHERE member != ? OR share != ?"
-        (others,) = self.index.read().execute(sql, key_of(key)).fetchone()
+        ((others,),) = self.index.rows("SELECT coalesce(sum(entries), 0) FROM catalog WHERE member != ? OR share != ?", *key_of(key))
         if others + expected_entries > INDEX_BUDGET_ENTRIES:
             raise LocalError(f"The index is full: {key.share} with {expected_entries:,} entries is left out.")
         state = self.state(key)
         if state is None:
-            with self.index.write() as db:
-                db.execute("INSERT OR IGNORE INTO catalog VALUES (NULL, ?, ?, 0, 0, 0, ?, NULL, 0, 0, 0, 0)", (*key_of(key), EMPTY_HASH))
+            self.index.execute("INSERT OR IGNORE INTO catalog VALUES (NULL, ?, ?, 0, 0, 0, ?, NULL, 0, 0, 0, 0)", *key_of(key), EMPTY_HASH)
             state = self.state(key)
             assert state is not None
         return state
@@ -227,13 +225,13 @@ class Catalogs:
 
     def drop(self, key: ShareKey) -> None:
         with self.index.write() as db:
-            row = db.execute("SELECT id FROM catalog WHERE member = ? AND share = ?", key_of(key)).fetchone()
-            for table in ("entry", "removed", "local", "root") if row else ():
-                db.execute(f"DELETE FROM {table} WHERE catalog = ?", row)
-            if row:
-                db.execute("DELETE FROM catalog WHERE id = ?", row)
+            catalog = self.id_of(key)
+            for table in ("entry", "removed", "local", "root"):
+                db.execute(f"DELETE FROM {table} WHERE catalog = ?", (catalog,))
+            db.execute("DELETE FROM catalog WHERE id = ?", (catalog,))
 
 
+_KEY = "member = ? AND share = ?"
 _E = ", ".join(f"e.{column.strip()}" for column in COLUMNS.split(","))
 
 
@@ -248,9 +246,10 @@ def _state(row: tuple[object, ...]) -> CatalogState:
     return CatalogState(identity, key, version, oldest, bits, hashes, signed, entries, size, bool(complete), as_of)  # type: ignore[arg-type]
 
 
-def _bucket(db: sqlite3.Connection, catalog: int, number: int, bits: int) -> list[Entry]:
+def _bucket(db: sqlite3.Connection, catalog: int, number: int, bits: int) -> bytes:
+    # SQLite compares texts by their UTF-8, as the order in a bucket does.
     rows = db.execute(f"SELECT {COLUMNS} FROM entry WHERE catalog = ? AND slot >= ? AND slot < ? ORDER BY path", (catalog, *slots_of(number, bits)))
-    return [Entry(*row) for row in rows]
+    return encode_bucket([Entry(*row) for row in rows])
 
 
 def _put(db: sqlite3.Connection, catalog: int, entries: Iterable[Entry]) -> None:
@@ -266,7 +265,7 @@ def rehash(db: sqlite3.Connection, catalog: int, old_bits: int, hashes: bytes, b
     fresh = bytearray(hashes) if old_bits == bits else bytearray(HASH_SIZE << bits)
     numbers = {bucket_of(slot, bits) for slot in touched} if old_bits == bits else range(1 << bits)
     for number in numbers:
-        fresh[number * HASH_SIZE : (number + 1) * HASH_SIZE] = hash_entries(_bucket(db, catalog, number, bits))
+        fresh[number * HASH_SIZE : (number + 1) * HASH_SIZE] = bucket_hash(_bucket(db, catalog, number, bits))
     return bytes(fresh)
 
 

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from ..errors import DiskFull, LocalError
 
@@ -178,6 +178,15 @@ class Index:
             with self._lock:
                 self._readers.append(connection)
         return connection
+
+    def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """All that a statement finds."""
+        return self.read().execute(sql, values).fetchall()
+
+    def row(self, sql: str, *values: object) -> tuple[Any, ...] | None:
+        """The first that a statement finds, if it does."""
+        found: tuple[Any, ...] | None = self.read().execute(sql, values).fetchone()
+        return found
 
     def close(self) -> None:
         self._background.shutdown()

@@ -68,7 +68,7 @@ class Local:
     # --- the folder -------------------------------------------------------------------------------------------------
     def root_of(self, share: str) -> tuple[int, int] | None:
         """Device and inode of the folder as it was looked through the last time."""
-        row = self.index.read().execute("SELECT device, inode FROM root WHERE catalog = ?", (self._known_id(share),)).fetchone()
+        row = self.index.row("SELECT device, inode FROM root WHERE catalog = ?", self._known_id(share))
         return (from_column(row[0]), from_column(row[1])) if row else None
 
     def keep_root(self, share: str, identity: tuple[int, int]) -> None:
@@ -85,11 +85,8 @@ class Local:
     def apply_folder(self, share: str, folder: str, content: Folder) -> Applied:
         """Bring one folder up to date with what lies on the disk; what the disk would not tell counts as unknown, not as gone."""
         catalog, found = self.catalog_id(share), content.entries
-        rows = self.index.read().execute(
-            "SELECT path, type, size, mtime_ns, mode, inode, ctime_ns, target FROM local WHERE catalog = ? AND parent = ? AND gone = 0",
-            (catalog, parent_key(folder)),
-        )
-        known = {row[0]: row for row in rows}
+        sql = "SELECT path, type, size, mtime_ns, mode, inode, ctime_ns, target FROM local WHERE catalog = ? AND parent = ? AND gone = 0"
+        known = {row[0]: row for row in self.index.rows(sql, catalog, parent_key(folder))}
         changed = [item for item in found if _has_changed(item, known.get(item.path))]
         here = {item.path for item in found}
         gone = [] if content.unreadable else [row for path, row in known.items() if path not in here]
@@ -112,16 +109,13 @@ class Local:
     def folders_below(self, share: str, folder: str) -> list[str]:
         """The known folders within a folder, at any depth."""
         sql = "SELECT path FROM local WHERE catalog = ? AND type = 'd' AND gone = 0 AND path >= ? AND path < ?"
-        return [path for (path,) in self.index.read().execute(sql, (self._known_id(share), f"{folder}/", f"{folder}0"))]
+        return [path for (path,) in self.index.rows(sql, self._known_id(share), f"{folder}/", f"{folder}0")]
 
     # --- hashing ----------------------------------------------------------------------------------------------------
     def unhashed(self, share: str, limit: int, beyond: int = 0) -> list[tuple[int, str, int]]:
         """The next files to hash: (row, path, size), in the order of their rows after `beyond`."""
-        rows = self.index.read().execute(
-            "SELECT id, path, size FROM local WHERE catalog = ? AND cid IS NULL AND type = 'f' AND gone = 0 AND id > ? ORDER BY id LIMIT ?",
-            (self._known_id(share), beyond, limit),
-        )
-        return list(rows)
+        sql = "SELECT id, path, size FROM local WHERE catalog = ? AND cid IS NULL AND type = 'f' AND gone = 0 AND id > ? ORDER BY id LIMIT ?"
+        return self.index.rows(sql, self._known_id(share), beyond, limit)
 
     def hashed(self, share: str, results: Iterable[tuple[str, Hashed]]) -> int:
         """Keep the content ids of files that are still what was hashed; the number kept, 0 where the share is no more."""
@@ -142,7 +136,7 @@ class Local:
         self.index.execute(sql, PATH_CHANGED, self.catalog_id(share), path)
 
     def manifest(self, cid: Cid) -> Manifest | None:
-        row = self.index.read().execute("SELECT size, hashes FROM manifest WHERE cid = ?", (cid,)).fetchone()
+        row = self.index.row("SELECT size, hashes FROM manifest WHERE cid = ?", cid)
         return Manifest(*row) if row else None
 
     def keep_manifest(self, manifest: Manifest) -> None:
@@ -153,41 +147,37 @@ class Local:
     # --- looking up -------------------------------------------------------------------------------------------------
     def files_of(self, cid: Cid) -> list[LocalFile]:
         """My files with that content."""
-        return self._files("l.cid = ?", (cid,))
+        return self._files("l.cid = ?", cid)
 
     def files_of_each(self, cids: Sequence[Cid]) -> dict[Cid, list[LocalFile]]:
         """The same for many at once; those that are not here are left out."""
         found: dict[Cid, list[LocalFile]] = {}
-        for file in self._files("l.cid IN (SELECT value FROM json_each(?))", (msgspec.json.encode(cids).decode(),)):
+        for file in self._files("l.cid IN (SELECT value FROM json_each(?))", msgspec.json.encode(cids).decode()):
             if file.cid is not None:
                 found.setdefault(file.cid, []).append(file)
         return found
 
     def file(self, share: str, path: str) -> LocalFile | None:
-        found = self._files("c.share = ? AND l.path = ?", (share, path))
+        found = self._files("c.share = ? AND l.path = ?", share, path)
         return found[0] if found else None
 
-    def _files(self, where: str, values: tuple[str, ...]) -> list[LocalFile]:
-        rows = self.index.read().execute(
-            "SELECT c.share, l.path, l.size, l.mtime_ns, l.ctime_ns, l.inode, l.cid FROM local l JOIN catalog c ON c.id = l.catalog "
-            f"WHERE c.member = ? AND l.gone = 0 AND l.type = 'f' AND {where}",
-            (self.me, *values),
-        )
+    def _files(self, where: str, *values: str) -> list[LocalFile]:
+        columns = "c.share, l.path, l.size, l.mtime_ns, l.ctime_ns, l.inode, l.cid"
+        sql = f"SELECT {columns} FROM local l JOIN catalog c ON c.id = l.catalog WHERE c.member = ? AND l.gone = 0 AND l.type = 'f' AND {where}"
+        rows = self.index.rows(sql, self.me, *values)
         return [LocalFile(share, path, size, mtime, ctime, from_column(inode), cid) for share, path, size, mtime, ctime, inode, cid in rows]
 
     def totals(self, share: str) -> tuple[int, int, int]:
         """Files, bytes and hashed files of a share."""
-        row = self.index.read().execute(
-            "SELECT count(*), coalesce(sum(size), 0), count(cid) FROM local WHERE catalog = ? AND gone = 0 AND type = 'f'", (self._known_id(share),)
-        )
-        files, size, hashed = row.fetchone()
+        sums = "count(*), coalesce(sum(size), 0), count(cid)"
+        ((files, size, hashed),) = self.index.rows(f"SELECT {sums} FROM local WHERE catalog = ? AND gone = 0 AND type = 'f'", self._known_id(share))
         return files, size, hashed
 
     def forget_removed(self, share: str) -> None:
         """Others may see the share from now on, who need not know what lay in it before."""
         with self.index.write() as db:
-            db.execute("DELETE FROM removed WHERE catalog IN (SELECT id FROM catalog WHERE member = ? AND share = ?)", (self.me, share))
-            db.execute("UPDATE catalog SET oldest = version WHERE member = ? AND share = ?", (self.me, share))
+            db.execute("DELETE FROM removed WHERE catalog = ?", (self._known_id(share),))
+            db.execute("UPDATE catalog SET oldest = version WHERE id = ?", (self._known_id(share),))
 
     # --- publishing -------------------------------------------------------------------------------------------------
     def publish(self, record: ShareRecord, with_cids: bool, again: bool, sign: Callable[[ShareRecord], SignedRecord]) -> SignedRecord | None:

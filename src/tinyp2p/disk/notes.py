@@ -47,13 +47,11 @@ class Notes:
         return self._records("notice")
 
     def _records(self, kind: str) -> list[SignedRecord]:
-        rows = self.index.read().execute("SELECT body, signature FROM record WHERE kind = ? ORDER BY rowid", (kind,))
-        return [SignedRecord(body, signature) for body, signature in rows]
+        return [SignedRecord(*row) for row in self.index.rows("SELECT body, signature FROM record WHERE kind = ? ORDER BY rowid", kind)]
 
     def forget_records(self) -> None:
         """All that was signed within the group as it was before a new key."""
-        with self.index.write() as db:
-            db.execute("DELETE FROM record")
+        self.index.execute("DELETE FROM record")
 
     def keep_records(self, kind: str, records: Iterable[tuple[str, SignedRecord]]) -> None:
         now = time.time()
@@ -63,31 +61,28 @@ class Notes:
             db.executemany(f"INSERT INTO record VALUES (?, ?, ?, ?, ?) {replace}", rows)
 
     def last_seen(self) -> dict[str, float]:
-        return dict(self.index.read().execute("SELECT key, seen FROM record WHERE kind = 'member'").fetchall())
+        return dict(self.index.rows("SELECT key, seen FROM record WHERE kind = 'member'"))
 
     # --- invites ----------------------------------------------------------------------------------------------------
     def keep_invite(self, invite: KeptInvite) -> None:
-        with self.index.write() as db:
-            values = (invite.id, invite.role, invite.uses, invite.expires, invite.made_s)
-            db.execute("INSERT OR IGNORE INTO invite VALUES (?, ?, ?, ?, ?)", values)
+        self.index.execute("INSERT OR IGNORE INTO invite VALUES (?, ?, ?, ?, ?)", *msgspec.structs.astuple(invite))
 
     def invites(self) -> list[KeptInvite]:
         """All invites made or honoured here, the newest first."""
-        rows = self.index.read().execute("SELECT id, role, uses, expires, made FROM invite ORDER BY made DESC")
-        return [KeptInvite(*row) for row in rows]
+        return [KeptInvite(*row) for row in self.index.rows("SELECT * FROM invite ORDER BY made DESC")]
 
     def invite_uses(self, invite: str) -> int | None:
         """How many may enter by an invite, where that is known here."""
-        row = self.index.read().execute("SELECT uses FROM invite WHERE id = ?", (invite,)).fetchone()
+        row = self.index.row("SELECT uses FROM invite WHERE id = ?", invite)
         return int(row[0]) if row else None
 
     def invited_by(self, invite: str) -> list[str]:
         """Who was let in by this invite here."""
-        return [member for (member,) in self.index.read().execute("SELECT member FROM invited WHERE invite = ?", (invite,))]
+        return [member for (member,) in self.index.rows("SELECT member FROM invited WHERE invite = ?", invite)]
 
     def certificate_for(self, invite: str, member: str) -> bytes | None:
         """The certificate that this member got by this invite already."""
-        row = self.index.read().execute("SELECT certificate FROM invited WHERE invite = ? AND member = ?", (invite, member)).fetchone()
+        row = self.index.row("SELECT certificate FROM invited WHERE invite = ? AND member = ?", invite, member)
         return bytes(row[0]) if row else None
 
     def keep_invited(self, invite: str, member: str, certificate: bytes) -> None:
@@ -95,21 +90,18 @@ class Notes:
 
     # --- files placed by a get ----------------------------------------------------------------------------------------
     def placed(self, path: str) -> Placed | None:
-        row = self.index.read().execute("SELECT place, cid, size, mtime_ns, inode FROM placed WHERE path = ?", (path,)).fetchone()
-        if row is None:
-            return None
-        place, cid, size, mtime_ns, inode = row
-        return Placed(place, cid, size, mtime_ns, from_column(inode))
+        row = self.index.row("SELECT place, cid, size, mtime_ns, inode FROM placed WHERE path = ?", path)
+        return Placed(row[0], row[1], row[2], row[3], from_column(row[4])) if row else None
 
     def placed_with(self, cid: Cid) -> list[str]:
         """Where files with that content were put."""
-        return [path for (path,) in self.index.read().execute("SELECT path FROM placed WHERE cid = ?", (cid,))]
+        return [path for (path,) in self.index.rows("SELECT path FROM placed WHERE cid = ?", cid)]
 
     def here(self, cids: Iterable[Cid]) -> set[Cid]:
         """Which of these contents lie where a get put them, as far as a name tells, or in a share of mine. Blocks."""
-        wanted, db = (msgspec.json.encode(list(cids)).decode(),), self.index.read()
-        placed = db.execute("SELECT cid, path FROM placed WHERE cid IN (SELECT value FROM json_each(?))", wanted)
-        shared = db.execute("SELECT cid FROM local WHERE cid IN (SELECT value FROM json_each(?))", wanted)
+        wanted = msgspec.json.encode(list(cids)).decode()
+        placed = self.index.rows("SELECT cid, path FROM placed WHERE cid IN (SELECT value FROM json_each(?))", wanted)
+        shared = self.index.rows("SELECT cid FROM local WHERE cid IN (SELECT value FROM json_each(?))", wanted)
         return {Cid(cid) for cid, path in placed if os.path.exists(path)} | {Cid(cid) for (cid,) in shared}
 
     def keep_placed(self, rows: Iterable[tuple[str, Placed]]) -> None:
@@ -127,7 +119,7 @@ class Notes:
     def served(self, share: str) -> list[tuple[str, int, int]]:
         """For each member that asked for anything of a share: id, files, bytes."""
         sql = "SELECT member, sum(cid != ''), sum(CASE cid WHEN '' THEN 0 ELSE bytes END) FROM served WHERE share = ? GROUP BY member"
-        return list(self.index.read().execute(sql, (share,)))
+        return self.index.rows(sql, share)
 
     def forget_served(self, share: str) -> None:
         self.index.execute("DELETE FROM served WHERE share = ?", share)
@@ -143,5 +135,5 @@ class Notes:
         self.index.execute("DELETE FROM job WHERE id = ?", job)
 
     def jobs(self) -> list[tuple[int, dict[str, object]]]:
-        rows = self.index.read().execute("SELECT id, request FROM job ORDER BY id").fetchall()
+        rows = self.index.rows("SELECT id, request FROM job ORDER BY id")
         return [(job, msgspec.json.decode(request, type=dict[str, object])) for job, request in rows]
