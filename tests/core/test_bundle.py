@@ -50,7 +50,7 @@ def test_a_part_is_read_as_it_was_written() -> None:
     head, payload = decode_part(encode_part(HEAD, PAYLOAD))
     assert head == HEAD and bytes(payload) == PAYLOAD
     assert list(buckets_of(head, payload)) == [(HEAD.buckets[0], b'["one"]')]
-    chunks = [(content.cid, index, bytes(data)) for content, _, index, data in chunks_of(head, payload)]
+    chunks = [(content.cid, index, bytes(data)) for content, index, data in chunks_of(head, payload)]
     assert chunks == [(SMALL_CID, 0, SMALL), (LARGE_CID, 1, b"the end")]
 
 

@@ -145,7 +145,7 @@ def bundle_part(data: bytes) -> None:
     with contextlib.suppress(RemoteError):
         head, payload = bundle.decode_part(bundle.MAGIC + data)
         assert sum(len(raw) for _, raw in bundle.buckets_of(head, payload)) <= len(payload)
-        for content, _, index, chunk in bundle.chunks_of(head, payload):
+        for content, index, chunk in bundle.chunks_of(head, payload):
             assert index < chunk_count(content.size) and len(chunk) <= min(content.size, CHUNK_SIZE)
 
 

@@ -22,7 +22,7 @@ from .wire import Buckets, Count, Id, Name, Records, decode, encode
 
 MAGIC = b"tinyp2p bundle 1\n"
 GROUP_CONTEXT = "tinyp2p 1 bundle"
-Chunk: TypeAlias = "tuple[Content, Manifest | None, int, memoryview]"
+Chunk: TypeAlias = "tuple[Content, int, memoryview]"
 Number = Annotated[int, msgspec.Meta(ge=1, le=MAX_BUNDLE_PARTS)]
 
 
@@ -128,7 +128,7 @@ def chunks_of(head: Head, payload: memoryview) -> Iterator[Chunk]:
             data = payload[at : at + min(CHUNK_SIZE, content.size - index * CHUNK_SIZE)]
             if not is_chunk(Cid(content.cid), manifest, content.size, index, data):
                 raise WrongBytes("A part of a bundle holds bytes that are not what their content id says.")
-            yield content, manifest, index, data
+            yield content, index, data
             at += len(data)
 
 

@@ -18,7 +18,6 @@ from itertools import groupby
 import msgspec
 
 from ..core.bundle import Bundle, Chunk, Content, Head, chunks_of, decode_part, encode_part
-from ..core.chunks import Manifest
 from ..errors import DiskFull
 from ..limits import BUNDLE_KEPT_S, CHUNK_SIZE, FREE_SPACE_KEPT
 from .home import write_private
@@ -55,23 +54,23 @@ class BundleStore:
                 found.append(decode_part(file.read()))
         return found
 
-    def keep(self, head: Head, payload: memoryview) -> tuple[bool, list[Manifest]]:
-        """Take in a part: whether there was anything new in it, and the manifests that came with it. Raises WrongBytes, and DiskFull beforehand."""
-        folder, is_new, manifests = self._folder(head.of), False, dict[str, Manifest]()
+    def keep(self, head: Head, payload: memoryview) -> bool:
+        """Take in a part: whether there was anything new in it. Raises WrongBytes, and DiskFull beforehand."""
+        folder, is_new = self._folder(head.of), False
         own_file = os.path.join(folder, f"{head.part:05}")
         with explaining(self.path):
             os.makedirs(folder, mode=0o700, exist_ok=True)
             if not os.path.exists(own_file):
                 self._check_space(sum(content.length for content in head.contents))
             for content, chunks in groupby(chunks_of(head, payload), key=lambda chunk: chunk[0]):
-                is_new |= _keep(os.path.join(folder, content.cid), content, chunks, manifests)
+                is_new |= _keep(os.path.join(folder, content.cid), content, chunks)
             rest = payload[: sum(bucket.size for bucket in head.buckets)]
             raw = encode_part(msgspec.structs.replace(head, contents=[]), bytes(rest))
             with contextlib.suppress(FileNotFoundError), open(own_file, "rb") as file:
                 if file.read() == raw:
-                    return is_new, list(manifests.values())
+                    return is_new
             write_private(own_file, raw)
-        return True, list(manifests.values())
+        return True
 
     def _check_space(self, size: int) -> None:
         disk = shutil.disk_usage(self.path)
@@ -96,31 +95,22 @@ class BundleStore:
                     (os.unlink if name.endswith(".placed") else shutil.rmtree)(path)
 
 
-def _keep(path: str, content: Content, chunks: Iterable[Chunk], manifests: dict[str, Manifest]) -> bool:
-    """Put chunks of a content at their places, durably, and note its manifest; False where all of them were there."""
+def _keep(path: str, content: Content, chunks: Iterable[Chunk]) -> bool:
+    """Put chunks of a content at their places, durably; False where all of them were there."""
     is_new = False
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        if os.fstat(handle).st_size != content.size:
-            os.ftruncate(handle, content.size)
-        for _, manifest, index, data in chunks:
-            if manifest is not None:
-                manifests[content.cid] = manifest
-            if not holds(handle, index, data):
-                _write_at(handle, data, index * CHUNK_SIZE)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
+        if os.fstat(file.fileno()).st_size != content.size:
+            file.truncate(content.size)
+        for _, index, data in chunks:
+            if not holds(file.fileno(), index, data):
+                file.seek(index * CHUNK_SIZE)
+                file.write(data)
                 is_new = True
-        os.fsync(handle)  # what is not new may be there since a try that was cut short
-    finally:
-        os.close(handle)
+        file.flush()
+        os.fsync(file.fileno())  # what is not new may be there since a try that was cut short
     return is_new
 
 
 def holds(handle: int, index: int, data: memoryview) -> bool:
     """Whether a file has this chunk at its place."""
     return memoryview(pread_all(handle, len(data), index * CHUNK_SIZE) or b"") == data
-
-
-def _write_at(handle: int, data: memoryview, offset: int) -> None:
-    while data:
-        written = os.pwrite(handle, data, offset)
-        data, offset = data[written:], offset + written

@@ -16,6 +16,7 @@ from email.message import EmailMessage
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pyrage
 
 from ..core.bundle import Bucket, Content, Head, Listed, encode_part, group_key, recipient_of
@@ -26,7 +27,7 @@ from ..disk.part_files import pread_all
 from ..disk.target import explaining, write_new
 from ..errors import LocalError, NotAllHere, NothingMatched, Refused, UsageError
 from ..limits import CHUNK_SIZE, HASH_SIZE, MAX_BUNDLE_PARTS, MAX_PART_BYTES, MIN_PART_BYTES
-from ..model import Cid, Entry, MemberId, ShareKey
+from ..model import Cid, Entry, GroupId, MemberId, ShareKey
 from .search import Wish
 
 if TYPE_CHECKING:
@@ -40,25 +41,21 @@ HEAD_ROOM, RECIPIENT_ROOM, MAIL_ROOM = 4_096, 320, 2_048  # most that the head, 
 class _Part:
     """A part as it is planned; buckets and content are read when it is written, in the order of `loads`."""
 
+    head: Head
     size: int = 0
-    records: list[Any] = field(default_factory=list)
-    catalogs: list[Buckets] = field(default_factory=list)
-    buckets: list[Bucket] = field(default_factory=list)
-    files: list[Listed] = field(default_factory=list)
-    contents: list[Content] = field(default_factory=list)
     loads: list[Callable[[], bytes]] = field(default_factory=list)
 
 
 class _Packing:
     """Lays out parts of at most so many bytes; all buckets come before all content."""
 
-    def __init__(self, room: int) -> None:
-        self.room = room
-        self.parts = [_Part()]
+    def __init__(self, bundle: str, group: GroupId, room: int) -> None:
+        self.bundle, self.group, self.room = bundle, group, room
+        self.parts: list[_Part] = []
 
     def part_for(self, size: int) -> _Part:
-        if self.parts[-1].size + size > self.room:
-            self.parts.append(_Part())
+        if not self.parts or self.parts[-1].size + size > self.room:
+            self.parts.append(_Part(Head(self.bundle, self.group, len(self.parts) + 1, MAX_BUNDLE_PARTS)))
         if size > self.room or len(self.parts) > MAX_BUNDLE_PARTS:
             raise UsageError("That does not fit into parts of this size.", "Give larger ones, such as: --part-size 100MB")
         self.parts[-1].size += size
@@ -74,7 +71,7 @@ class _Packing:
             while index < count and part.size + chunk_length(size, index) <= self.room:
                 part.size += chunk_length(size, index)
                 index += 1
-            part.contents.append(Content(cid, size, first, index - first, hashes))
+            part.head.contents.append(Content(cid, size, first, index - first, hashes))
             part.loads += [partial(read, chunk) for chunk in range(first, index)]
 
 
@@ -104,14 +101,14 @@ class Bundling:
         with explaining(self.directory):
             await asyncio.to_thread(os.makedirs, self.directory, exist_ok=True)
         room = (self.part_size - MAIL_ROOM) * 57 // 78 if self.as_mail else self.part_size
-        packing = _Packing(room * 4096 // 4097 - HEAD_ROOM - RECIPIENT_ROOM * len(recipients))
+        packing = _Packing(self.name, self.node.group.id, room * 4096 // 4097 - HEAD_ROOM - RECIPIENT_ROOM * len(recipients))
         await asyncio.to_thread(self._pack, packing, found)
         written: list[str] = []
         try:
-            for number in range(1, len(packing.parts) + 1):
-                path, size = await asyncio.to_thread(self._write, number, packing.parts, recipients)
+            for part in packing.parts:
+                path, size = await asyncio.to_thread(self._write, part, len(packing.parts), recipients)
                 written.append(path)
-                yield {"event": "part", "path": path, "part": number, "parts": len(packing.parts), "bytes": size}
+                yield {"event": "part", "path": path, "part": part.head.part, "parts": len(packing.parts), "bytes": size}
         except BaseException:
             for path in written:
                 with contextlib.suppress(OSError):
@@ -160,7 +157,7 @@ class Bundling:
                 self.absent.append(entry)
                 continue
             listed = Listed(key.member, key.share, entry.path, entry.cid or "")
-            packing.part_for(len(encode(listed)) + 1).files.append(listed)
+            packing.part_for(len(encode(listed)) + 1).head.files.append(listed)
             if entry.cid and entry.cid not in seen:
                 seen.add(entry.cid)
                 packing.add_content(entry.cid, entry.size, manifest, partial(self._read, entry, manifest))
@@ -174,13 +171,13 @@ class Bundling:
             raise LocalError(f"The list of {key.share} is not complete here yet.", "Try again in a moment.")
         catalog, owner = Buckets(state.record, state.hashes), self.node.members.members[key.member].signed
         part = packing.part_for(len(encode(catalog)) + len(encode(owner)) + 2)
-        part.catalogs.append(catalog)
-        part.records.append(owner)
+        part.head.catalogs.append(catalog)
+        part.head.records.append(owner)
         for number in range(1 << state.bits):
             load = partial(self._bucket, state.id, number, state.bits, state.hashes[number * HASH_SIZE :][:HASH_SIZE])
             bucket = Bucket(key.member, key.share, number, len(load()))
             part = packing.part_for(len(encode(bucket)) + 1 + bucket.size)
-            part.buckets.append(bucket)
+            part.head.buckets.append(bucket)
             part.loads.append(load)
 
     def _bucket(self, catalog: int, number: int, bits: int, digest: bytes) -> bytes:
@@ -205,14 +202,14 @@ class Bundling:
         raise NotAllHere(f"{entry.path} changed while it was bundled; nothing was written.", "Run the same command again.")
 
     # --- where to ---------------------------------------------------------------------------------------------------
-    def _write(self, number: int, parts: list[_Part], recipients: list[str]) -> tuple[str, int]:
+    def _write(self, part: _Part, parts: int, recipients: list[str]) -> tuple[str, int]:
         """One part as a file of its own: path and size. Blocks."""
-        part, stem = parts[number - 1], f"bundle-{self.name[:6]}-{number:0{len(str(len(parts)))}}-of-{len(parts)}"
-        head = Head(self.name, self.node.group.id, number, len(parts), part.records, part.catalogs, part.buckets, part.files, part.contents)
-        plain = encode_part(head, b"".join(load() for load in part.loads))
+        number = part.head.part
+        stem = f"bundle-{self.name[:6]}-{number:0{len(str(parts))}}-of-{parts}"
+        plain = encode_part(msgspec.structs.replace(part.head, parts=parts), b"".join(load() for load in part.loads))
         sealed = pyrage.encrypt(plain, [pyrage.ssh.Recipient.from_str(recipient) for recipient in recipients])
         if self.as_mail:
-            sealed = _mail(sealed, f"{stem}.age", f"Files for our group: part {number} of {len(parts)} (bundle {self.name[:6]})")
+            sealed = _mail(sealed, f"{stem}.age", f"Files for our group: part {number} of {parts} (bundle {self.name[:6]})")
         path = os.path.join(self.directory, f"{stem}.eml" if self.as_mail else f"{stem}.age")
         with explaining(path):
             write_new(path, sealed)

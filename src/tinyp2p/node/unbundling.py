@@ -67,29 +67,32 @@ async def unbundle(node: Node, request: Event) -> AsyncIterator[Event]:
     """
     store = node.swarm.bundles
     await asyncio.to_thread(store.forget_old)
-    missing: dict[Bundle, list[int]] = {}
+    given: dict[Bundle, None] = {}
     refused: list[str] = []
     for path in request.get("files") or ():
         for told in await asyncio.to_thread(_take_all, node, str(path)):
             refused += [told["reason"]] if told["reason"] else []
             if told["parts"]:
-                missing[Bundle(told["bundle"], told["parts"])] = []
+                given[Bundle(told["bundle"], told["parts"])] = None
             yield {"event": "part", "file": path, **told}
+    whole: list[Bundle] = []
     lacking: list[str] = []
-    for bundle in missing:
-        missing[bundle] = numbers = sorted(set(range(1, bundle.parts + 1)) - store.parts(bundle))
-        if numbers and store.was_placed(bundle):
+    for bundle in given:
+        numbers = sorted(set(range(1, bundle.parts + 1)) - store.parts(bundle))
+        if not numbers:
+            whole.append(bundle)
+        elif store.was_placed(bundle):
             await asyncio.to_thread(store.forget, bundle)
             yield {"event": "placed", "bundle": bundle.name}
-        elif numbers:
+        else:
             lacking.append(missing_text(bundle, numbers))
             yield {"event": "missing", "bundle": bundle.name, "missing": numbers, "parts": bundle.parts}
-    if whole := [bundle for bundle, numbers in missing.items() if not numbers]:
+    if whole:
         async for event in _place(node, whole, str(request["directory"])):
             yield event
     if lacking:
         raise NotAllHere(" ".join(lacking), "Give what is missing to tinyp2p unbundle; what is here need not be given again.")
-    if refused and missing:
+    if refused and given:
         raise NotAllHere(f"{len(refused)} of what was given could not be opened.", refused[0])
     if refused:
         raise Refused("None of that can be opened here.", refused[0])
@@ -122,9 +125,10 @@ def _take(node: Node, sealed: bytes, identities: list[pyrage.ssh.Identity]) -> E
             raise Malformed("It is of another group.")
         store = node.swarm.bundles
         was_placed = store.was_placed(head.of) and _is_here(node, head, payload)
-        is_new, manifests = store.keep(msgspec.structs.replace(head, contents=[]) if was_placed else head, payload)
-        for manifest in manifests:
-            node.local.keep_manifest(manifest)
+        is_new = store.keep(msgspec.structs.replace(head, contents=[]) if was_placed else head, payload)
+        for content in head.contents:
+            if manifest := content.manifest():
+                node.local.keep_manifest(manifest)
         return _told("taken" if is_new and not was_placed else "known", head.bundle, head.part, head.parts)
     except pyrage.DecryptError as error:
         return _told("foreign", reason=NOT_FOR_US) if "No matching keys" in str(error) else _told("damaged", reason=DAMAGED)
@@ -137,7 +141,7 @@ def _is_here(node: Node, head: Head, payload: memoryview) -> bool:
     for content, grouped in groupby(chunks_of(head, payload), key=lambda chunk: chunk[0]):
         chunks = list(grouped)
         with closing(node.swarm.copies(Cid(content.cid), and_bundled=False)) as copies:
-            if not any(all(holds(handle, index, data) for _, _, index, data in chunks) for handle in copies):
+            if not any(all(holds(handle, index, data) for _, index, data in chunks) for handle in copies):
                 return False
     return True
 
@@ -191,7 +195,7 @@ def _select(node: Node, files: list[Listed]) -> tuple[list[tuple[ShareKey, Entry
     return found, gone
 
 
-async def _learn(node: Node, heads: list[Any]) -> None:
+async def _learn(node: Node, heads: list[tuple[Head, memoryview]]) -> None:
     """Take in the catalogs of a bundle as if its maker were a member that is here; raises RemoteError for forged ones."""
     catalogs = [catalog for head, _ in heads for catalog in head.catalogs]
     buckets: dict[ShareKey, dict[int, bytes]] = {}
