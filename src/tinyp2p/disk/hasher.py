@@ -1,8 +1,7 @@
 """Chunk hashes of files: in a child process at idle priority for the background, or in a caller's thread on demand (docs/protocol.md, section 1).
 
 Owns reading a file that may change meanwhile, and the child's life. Leaves out which files are hashed when, and what their hashes are kept for.
-Run as `python -m tinyp2p.disk.hasher` this file is the child: batches come in on stdin, an answer to each goes out on stdout, each as a length of
-4 bytes and msgpack.
+Run as `python -m tinyp2p.disk.hasher` this file is the child: batches come in on stdin, an answer to each goes out on stdout, each a line of JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import msgspec
 
@@ -30,7 +28,6 @@ from .scan import open_inside, stamp_of
 
 log = logging.getLogger(__name__)
 
-LENGTH_BYTES = 4
 TRIES = 2
 # Fewer chunks are hashed before other threads have begun.
 ALONE_CHUNKS = 4
@@ -55,9 +52,8 @@ class Hashed:
     hashes: bytes
 
 
-Batch = tuple[bytes, list[str]]
-_batches = msgspec.msgpack.Decoder(Batch)
-_answers = msgspec.msgpack.Decoder(list[Hashed | None])
+_batches = msgspec.json.Decoder(tuple[bytes, list[str]])
+_answers = msgspec.json.Decoder(list[Hashed | None])
 
 
 # --- one file --------------------------------------------------------------------------------------------------------
@@ -86,7 +82,7 @@ def hash_open(handle: int, name: str, on_chunk: Callable[[int, bytes], None] | N
         try:
             for index in left:  # each thread takes the next
                 chunk = view[: chunk_length(size, index)]
-                if not _fill(handle, chunk, index * CHUNK_SIZE) or stamp_of(os.fstat(handle)) != before:
+                if os.preadv(handle, [chunk], index * CHUNK_SIZE) != len(chunk) or stamp_of(os.fstat(handle)) != before:
                     return False
                 digest = chunk_hash(chunk)
                 hashes[index * HASH_SIZE : (index + 1) * HASH_SIZE] = digest
@@ -114,16 +110,6 @@ def _settled(handle: int) -> os.stat_result:
         return status
     time.sleep((CLOCK_STEP_NS - age_ns) / 1e9)
     return os.fstat(handle)
-
-
-def _fill(handle: int, chunk: memoryview, offset: int) -> bool:
-    done = 0
-    while done < len(chunk):
-        count = os.preadv(handle, [chunk[done:]], offset + done)
-        if count == 0:
-            return False
-        done += count
-    return True
 
 
 # --- the parent's side -----------------------------------------------------------------------------------------------
@@ -158,7 +144,7 @@ class Hasher:
             for _ in range(0 if self._closed else TRIES):
                 try:
                     return await self._ask(root, paths)
-                except (OSError, asyncio.IncompleteReadError, msgspec.DecodeError) as error:
+                except (OSError, msgspec.DecodeError) as error:
                     await self._end()
                     if self._closed:
                         break
@@ -174,11 +160,9 @@ class Hasher:
         if self._closed:
             raise ConnectionAbortedError
         assert process.stdin is not None and process.stdout is not None
-        message = msgspec.msgpack.encode((os.fsencode(root), paths))
-        process.stdin.write(len(message).to_bytes(LENGTH_BYTES, "big") + message)
+        process.stdin.write(msgspec.json.encode((os.fsencode(root), paths)) + b"\n")
         await process.stdin.drain()
-        length = int.from_bytes(await process.stdout.readexactly(LENGTH_BYTES), "big")
-        return _answers.decode(await process.stdout.readexactly(length))
+        return _answers.decode(await process.stdout.readline())
 
     async def _child(self) -> asyncio.subprocess.Process:
         if self._process is None or self._process.returncode is not None:
@@ -187,7 +171,7 @@ class Hasher:
                 *(sys.executable, "-P", "-m", "tinyp2p.disk.hasher"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                limit=CHUNK_SIZE,
+                limit=sys.maxsize,  # the hashes of a file of terabytes are a long line
                 env={name: value for name, value in os.environ.items() if not name.startswith("TINYP2P_")},
             )
         return self._process
@@ -214,12 +198,11 @@ def main() -> None:
     _lower_priority()
     buffers = [bytearray(CHUNK_SIZE) for _ in range(os.cpu_count() or 1)]
     try:
-        while (batch := _receive(sys.stdin.buffer)) is not None:
-            root = os.fsdecode(batch[0])
-            message = msgspec.msgpack.encode([_hashed(root, path, buffers) for path in batch[1]])
-            sys.stdout.buffer.write(len(message).to_bytes(LENGTH_BYTES, "big") + message)
+        for line in sys.stdin.buffer:
+            root, paths = _batches.decode(line)
+            sys.stdout.buffer.write(msgspec.json.encode([_hashed(os.fsdecode(root), path, buffers) for path in paths]) + b"\n")
             sys.stdout.buffer.flush()
-    except BrokenPipeError:
+    except (BrokenPipeError, msgspec.DecodeError):  # the parent has ended, perhaps amid a batch
         # Spares the interpreter the attempt to flush what nobody reads.
         os._exit(0)
 
@@ -230,12 +213,6 @@ def _lower_priority() -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     except (AttributeError, OSError):
         os.nice(19)
-
-
-def _receive(stream: BinaryIO) -> Batch | None:
-    length = int.from_bytes(stream.read(LENGTH_BYTES), "big")
-    message = stream.read(length)
-    return _batches.decode(message) if message and len(message) == length else None
 
 
 def _hashed(root: str, path: str, buffers: Sequence[bytearray]) -> Hashed | None:

@@ -13,12 +13,12 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from operator import attrgetter
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
 from ..core.names import is_valid_path, path_from_bytes, path_to_bytes
-from ..errors import LocalError, Malformed
+from ..errors import LocalError
 from ..limits import MAX_FILE_SIZE, MIB
 from ..model import EntryType
 
@@ -36,7 +36,6 @@ _FOLDER_FLAGS = _ROOT_FLAGS | os.O_NOFOLLOW
 # Neither a fifo without a writer nor a terminal may catch who only wanted to look.
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _TYPES: dict[int, EntryType] = {stat.S_IFREG: "f", stat.S_IFDIR: "d", stat.S_IFLNK: "l"}
-_NO_NAMES = frozenset((b"", b".", b".."))
 # What the kernel says where a folder has become something else, a symlink for one.
 _NO_LONGER_A_FOLDER = (errno.ENOTDIR, errno.ELOOP)
 
@@ -102,14 +101,14 @@ def _compile(lines: list[str]) -> GitIgnoreSpec:
     # Costs 15 ms, which only shares with such a file shall pay.
     from pathspec import GitIgnoreSpec
 
-    specs = []
+    patterns: list[Any] = []
     for line in lines:
         try:
-            specs.append(GitIgnoreSpec.from_lines([line]))
+            patterns += GitIgnoreSpec.from_lines([line]).patterns
         except (ValueError, re.error):
             # As git does: a malformed line matches nothing.
             log.warning("ignore_line_refused line=%r", line)
-    return GitIgnoreSpec([pattern for spec in specs for pattern in spec.patterns])
+    return GitIgnoreSpec(patterns)
 
 
 def root_identity(root: str) -> tuple[int, int] | None:
@@ -127,16 +126,9 @@ def stamp_of(status: os.stat_result) -> tuple[int, int, int, int]:
 
 
 def _components(path: str) -> list[bytes]:
-    if not path:
-        return []
-    try:
-        raw = path_to_bytes(path)
-    except Malformed as error:
-        raise OSError(errno.EINVAL, "Not a path of a share", path) from error
-    names = raw.split(b"/")
-    if b"\0" in raw or not _NO_NAMES.isdisjoint(names):
+    if path and not is_valid_path(path):
         raise OSError(errno.EINVAL, "Not a path of a share", path)
-    return names
+    return path_to_bytes(path).split(b"/") if path else []
 
 
 def _open_folder(root: str, names: list[bytes]) -> int:
