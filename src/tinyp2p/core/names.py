@@ -33,6 +33,9 @@ _IGNORABLE = (
 _plain = re.compile(rf"(?=.{{1,{MAX_NAME_BYTES}}}\Z)[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")  # most names: safe as they are, but for devices
 _escaped_bytes = re.compile(r"[\uef80-\uefff]+")
 _to_escape = re.compile(r"[\uef80-\uefff\udc80-\udcff]")
+# Python reads a byte that is no UTF-8 as half a character; a path has a whole one for it, which is itself escaped where a name holds it.
+_BYTES = {0xEF00 + byte: 0xDC00 + byte for byte in range(0x80, 0x100)}
+_ESCAPES = {code: "".join(chr(0xEF00 + byte) for byte in chr(code).encode("utf-8", "surrogateescape")) for code in (*_BYTES, *_BYTES.values())}
 _to_show = re.compile(rf"[{_UNPRINTABLE}\uef80-\uefff]")
 _not_portable = re.compile(rf'[{_UNPRINTABLE}<>:"|?*\\/]')
 _not_in_name = re.compile(rf"[{_UNPRINTABLE}\uef80-\uefff/:*?\[\]\\~]")
@@ -49,11 +52,7 @@ def path_from_bytes(raw: bytes) -> str:
     if raw.isascii():
         return raw.decode("ascii")
     text = raw.decode("utf-8", "surrogateescape")
-    return _to_escape.sub(_escape_character, text)
-
-
-def _escape_character(match: re.Match[str]) -> str:
-    return "".join(chr(0xEF00 + byte) for byte in match[0].encode("utf-8", "surrogateescape"))
+    return text.translate(_ESCAPES) if _to_escape.search(text) else text
 
 
 def path_to_bytes(path: str) -> bytes:
@@ -64,11 +63,7 @@ def path_to_bytes(path: str) -> bytes:
         raise Malformed("A path holds half a character.") from error
     if path.isascii() or not _escaped_bytes.search(path):
         return raw
-    return _escaped_bytes.sub(_as_surrogates, path).encode("utf-8", "surrogateescape")
-
-
-def _as_surrogates(match: re.Match[str]) -> str:
-    return "".join(chr(ord(character) - 0xEF00 + 0xDC00) for character in match[0])
+    return path.translate(_BYTES).encode("utf-8", "surrogateescape")
 
 
 def is_valid_path(path: str) -> bool:
