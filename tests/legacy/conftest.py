@@ -62,7 +62,8 @@ class Ours:
         sizes: dict[str, dict[str, int]] = {}
 
         def mirror_of(url: str) -> Mirror:
-            return Mirror(str(self.mirrors / url.rpartition(":")[2]), sizes, self.begun.append, lambda folder: folder not in self.ended)
+            folder = str(self.mirrors / url.rpartition(":")[2])
+            return Mirror(folder, sizes, self.begun.append, lambda: folder not in self.ended)
 
         peer = self.call(TinyP2P, at, PASSWORD.encode(), Offered(lambda: [str(self.offered)]), mirror_of)
         return self._begun(peer, urls)
@@ -76,7 +77,7 @@ class Ours:
         self.doors.append(peer.door)
         self.run(peer.listen())
         for address in given:
-            self.call(peer.learn, address, is_given=True)
+            self.call(peer.book.learn, address, is_given=True)
         asyncio.run_coroutine_threadsafe(peer.book.run(), self.loop)
         return peer
 

@@ -162,7 +162,7 @@ def test_there_is_an_end_to_peers(ours: Ours, client: Client, monkeypatch: pytes
         client.ask(peer.address, 0, array([string(b"http://127.0.0.1:%d" % port) for port in range(start, start + 20)]))
         assert len(peer.book.peers) <= 5 and given in peer.book.peers
         until(lambda: all(original.rest_s for original in peer.book.peers.values()))
-    ours.call(peer.learn, "http://127.0.0.1:59")
+    ours.call(peer.book.learn, "http://127.0.0.1:59")
     assert "http://127.0.0.1:59" in peer.book.peers and len(peer.book.peers) == 5
 
 
@@ -319,7 +319,7 @@ def test_what_one_mirror_has_deleted_is_not_counted_again_by_another(ours: Ours,
     (folder / "ghost.txt").write_bytes(b"deleted in this moment")
     other = TinyServer(tmp_path / "other")
     try:
-        ours.call(peer.learn, other.url)
+        ours.call(peer.book.learn, other.url)
         until(lambda: other.url in peer.mirrors and len(ours.begun) == 2)
         assert first.sizes == {"a.txt": 4}
     finally:

@@ -45,17 +45,16 @@ class Bridge:
         shares: list[str],
         inbox: str | None,
     ) -> None:
-        self.node, self.named, self.peers = node, [name for name in shares if ":" not in name], peers
+        self.node, self.peers = node, peers
+        self.named, others = [name for name in shares if ":" not in name], [name for name in shares if ":" in name]
         self.folder = os.path.realpath(node.home.file("legacy"))
         self.sizes: dict[str, dict[str, int]] = {}
         if node.members.members[node.me].peer.is_guest:
             raise Refused("A guest of a group shares nothing.", "Ask for an invite as a member.")
-        others = [self._of_another(name) for name in shares if ":" in name]
-        self.carried = Carried(node, others, os.path.join(os.path.realpath(node.home.path), "legacy-carried"))
+        self.carried = Carried(node, [self._of_another(name) for name in others], os.path.join(os.path.realpath(node.home.path), "legacy-carried"))
         self.chosen = {each.name: each.folder for each in self._chosen(given)}
-        self.told = [*self.chosen, *(name for name in shares if ":" in name)]
-        if inbox:
-            inbox = self._checked_inbox(inbox, bool(molester))
+        self.told = [*self.chosen, *others]
+        inbox = self._checked_inbox(inbox, bool(molester)) if inbox else None
         offered = Offered(self._folders)
         self.networks: dict[str, TinyP2P | Molester] = {}
         if tinyp2p:
@@ -79,7 +78,7 @@ class Bridge:
             hint = f"Offered to it: {', '.join(map(printable, self.told))}. Use its password for nothing else."
             told.append({"event": "notice", "level": "warning", "message": WARNING.format(name, network.address), "hint": hint})
         for peer in self.peers:
-            self.networks[_network_of(peer)].learn(peer, is_given=True)
+            self.networks[_network_of(peer)].book.learn(peer, is_given=True)
         self.node.operations.bridge = self
         self.node.spawn(self._run())
         return told
@@ -132,22 +131,17 @@ class Bridge:
     def _checked_inbox(self, inbox: str, is_spoken: bool) -> str:
         if not is_spoken:
             raise UsageError("An inbox is for MoleSter.", "Add --legacy-molester IP:PORT.")
-        path = os.path.realpath(inbox)
-        for each in self.node.shares.own.values():
-            if contains(os.path.realpath(each.folder), path):
-                raise Refused(
-                    f"{inbox} lies in a shared folder: what anyone pushes would be shared by you.", "Choose another with --legacy-inbox DIR."
-                )
+        path, hint = os.path.realpath(inbox), "Choose another with --legacy-inbox DIR."
+        if any(contains(os.path.realpath(each.folder), path) for each in self.node.shares.own.values()):
+            raise Refused(f"{inbox} lies in a shared folder: what anyone pushes would be shared by you.", hint)
         if contains(os.path.realpath(self.node.home_path), path):
-            raise Refused(f"{inbox} lies among tinyp2p's own files.", "Choose another with --legacy-inbox DIR.")
+            raise Refused(f"{inbox} lies among tinyp2p's own files.", hint)
         return path
 
     def _mirror(self, url: str) -> Mirror:
-        def is_shared(folder: str) -> bool:
-            return any(share.folder == folder for share in self.node.shares.own.values())
-
-        name = url.replace("://", "-").replace(":", "-")
-        return Mirror(os.path.join(self.folder, name), self.sizes, self.node.operations.begin, is_shared)
+        folder = os.path.join(self.folder, url.replace("://", "-").replace(":", "-"))
+        own = self.node.shares.own
+        return Mirror(folder, self.sizes, self.node.operations.begin, lambda: folder in [share.folder for share in own.values()])
 
     # --- what the user asks for -------------------------------------------------------------------------------------
     def _spoken(self) -> Molester:

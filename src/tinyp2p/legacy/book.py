@@ -28,6 +28,7 @@ class Book:
         self.limit = limit
         self.every_s = every_s
         self.visit = visit
+        self.own = ""  # where others know us
         self.peers: dict[str, Peer] = {}
 
     def learn(self, address: str, is_given: bool = False) -> None:
@@ -35,6 +36,8 @@ class Book:
         known = self.peers.get(address)
         if known is not None:
             known.due_s = min(known.due_s, time.monotonic() + AGAIN_S) if known.rest_s else known.due_s  # it says so before it listens
+            return
+        if address == self.own:
             return
         away = [(peer.rest_s, each) for each, peer in self.peers.items() if peer.rest_s and not peer.is_given]
         if len(self.peers) >= self.limit and away:

@@ -120,8 +120,7 @@ def _going_on() -> Iterator[None]:
     """Whatever the lists and files of others make of us, it ends no member."""
     try:
         yield
-    except Exception as error:
-        if not isinstance(error, (TinyP2PError, OSError)):
-            log.exception("legacy carrying failed")
-        else:
-            log.warning("legacy carried files error=%s", error)
+    except (TinyP2PError, OSError) as error:
+        log.warning("legacy carried files error=%s", error)
+    except Exception:
+        log.exception("legacy carrying failed")

@@ -26,7 +26,7 @@ FRESH_S, FAILED_S = 6 * 3600.0, 600.0
 
 
 class Mirror:
-    def __init__(self, folder: str, all_sizes: dict[str, dict[str, int]], begin: Callable[[str], object], is_shared: Callable[[str], bool]) -> None:
+    def __init__(self, folder: str, all_sizes: dict[str, dict[str, int]], begin: Callable[[str], object], is_shared: Callable[[], bool]) -> None:
         self.folder = folder
         self.all_sizes = all_sizes  # of the files in each mirror's folder
         self.begin = begin  # tells the group of the folder, once there is something to tell
@@ -39,7 +39,7 @@ class Mirror:
     @property
     def is_ended(self) -> bool:
         """Whether its user has ended the share."""
-        return self._is_begun and not self.is_shared(self.folder)
+        return self._is_begun and not self.is_shared()
 
     async def update(self, names: list[bytes], fetch: Callable[[bytes], Awaitable[bytes]]) -> None:
         """Bring the folder in step with a listing; raises RemoteError where its peer went away meanwhile, LocalError where the disk fails."""

@@ -67,7 +67,7 @@ class Molester:
         self._lines, self._taking = asyncio.Semaphore(SENDING_AT_ONCE), asyncio.Lock()
 
     async def listen(self) -> None:
-        self.address = await self.door.listen(self.at)
+        self.address = self.book.own = await self.door.listen(self.at)
 
     # --- sending ----------------------------------------------------------------------------------------------------
     async def _greet(self, address: str) -> None:
@@ -101,7 +101,7 @@ class Molester:
 
     async def heard(self, message: Message) -> None:
         """Do what a message asks for, unless the same came a moment ago by another way."""
-        self.learn(message.sender)
+        self.book.learn(message.sender)
         if message.letter == "e":
             await self._taken(message)
         elif message.letter == "f" and not self._is_double(message):
@@ -112,11 +112,6 @@ class Molester:
         elif message.letter == "h" or (message.letter == "g" and not self._is_double(message) and await self._give(message)):
             for address in (self.address, *self.book.alive(message.sender)):
                 self._send(message.sender, address, b"i/")
-
-    def learn(self, address: str, is_given: bool = False) -> None:
-        """A peer is there."""
-        if address != self.address:
-            self.book.learn(address, is_given)
 
     def _is_double(self, message: Message) -> bool:
         # The same with another number of hops is for others: each reaches those who are exactly so far away.

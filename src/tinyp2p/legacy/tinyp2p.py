@@ -9,7 +9,7 @@ import asyncio
 import hmac
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import re2
 
@@ -53,13 +53,15 @@ class TinyP2P:
         self._options.max_mem, self._options.log_errors = MAX_PROGRAM_BYTES, False
 
     async def listen(self) -> None:
-        self.address = f"http://{await self.door.listen(self.at)}"
+        self.address = self.book.own = f"http://{await self.door.listen(self.at)}"
 
     # --- who is there -----------------------------------------------------------------------------------------------
-    def learn(self, url: str, is_given: bool = False) -> None:
-        """A peer is there, or says so itself."""
-        if url != self.address and address_of(url) is not None:
-            self.book.learn(url, is_given)
+    def _learn(self, urls: Value, known: Container[str] = ()) -> None:
+        """Peers are there, or say so themselves; a string, where there should be a list, has nothing to tell."""
+        for url in urls if isinstance(urls, list) else ():
+            text = url.decode("ascii", "replace") if isinstance(url, bytes) else ""
+            if address_of(text) is not None and text not in known:
+                self.book.learn(text)
 
     def peers(self) -> list[Value]:
         """Whom we tell of: oneself and who answers; one dead peer among them would end a program of 2004."""
@@ -82,9 +84,7 @@ class TinyP2P:
         peers = await self._ask(url, 0, [url.encode(), self.address.encode()], MAX_LIST_BYTES)
         if url in self.book.peers:
             self.book.peers[url].alive = True
-        for other in [other.decode("ascii", "replace") for other in peers if isinstance(other, bytes)] if isinstance(peers, list) else ():
-            if other not in self.book.peers:
-                self.learn(other)
+        self._learn(peers, known=self.book.peers)
         if url in self.mirrors and self.mirrors[url].is_ended:
             return
         listing = await self._ask(url, 1, b"", MAX_LIST_BYTES)
@@ -119,8 +119,7 @@ class TinyP2P:
     async def _done(self, number: Value, argument: Value) -> Value:
         """What the method gives; raises Fault."""
         if number == 0:
-            for url in argument if isinstance(argument, list) else ():  # a string has nothing to tell
-                self.learn(url.decode("ascii", "replace") if isinstance(url, bytes) else "")
+            self._learn(argument)
             return self.peers()
         if not isinstance(argument, bytes):
             raise Fault("This is no text.")
