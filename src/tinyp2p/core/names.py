@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
 
 from blake3 import blake3
 
@@ -117,15 +118,10 @@ def _portable(text: str) -> str:
 
 def _shorten_folders(folders: list[str]) -> list[str]:
     """Put a hash in place of the deepest folders; it looks at folders only, so that files of one folder stay together."""
-    if sum(_size_bytes(folder) + 1 for folder in folders) <= FOLDERS_BYTES:
+    ends = list(accumulate(_size_bytes(folder) + 1 for folder in folders))
+    if not ends or ends[-1] <= FOLDERS_BYTES:
         return folders
-    kept: list[str] = []
-    room = FOLDERS_BYTES - len("_12345678/")
-    for folder in folders:
-        room -= _size_bytes(folder) + 1
-        if room < 0:
-            break
-        kept.append(folder)
+    kept = [folder for folder, end in zip(folders, ends, strict=True) if end <= FOLDERS_BYTES - len("_12345678/")]
     return [*kept, f"_{_short_hash('/'.join(folders[len(kept) :]))}"]
 
 

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from ..core.catalog import EMPTY_HASH, bucket_hash, bucket_of, check_bucket, root_of, slot_of, slots_of, too_many
@@ -134,15 +135,12 @@ class Catalogs:
         if cid is not None:
             yield from ((key, entry) for key, entry in self.holding(cid) if members is None or key.member in members)
             return
-        looked_up: dict[tuple[str, ...], dict[int, list[Entry]] | None] = {}
+        candidates = cache(self._candidates)
         for catalog, member, share in self.index.rows("SELECT id, member, share FROM catalog ORDER BY id"):
             if members is not None and member not in members:
                 continue
             key = ShareKey(member, share)
-            pieces = tuple(pieces_in_path(share, literals))
-            if pieces not in looked_up:
-                looked_up[pieces] = self._candidates(pieces)
-            by_catalog = looked_up[pieces]
+            by_catalog = candidates(tuple(pieces_in_path(share, literals)))
             if by_catalog is not None:
                 found = iter(by_catalog.get(catalog, ()))
             elif required:
@@ -152,7 +150,7 @@ class Catalogs:
                 found = self._pages(catalog)
             yield from ((key, entry) for entry in found)
 
-    def _candidates(self, pieces: Sequence[str]) -> dict[int, list[Entry]] | None:
+    def _candidates(self, pieces: tuple[str, ...]) -> dict[int, list[Entry]] | None:
         rows = self.trigrams.candidates(pieces, COLUMNS)
         if rows is None:
             return None

@@ -72,9 +72,8 @@ def filesystem_of(path: str) -> str:
             mounts = [line.split()[1:3] for line in file]
     except OSError:
         return ""
-    path = os.path.realpath(path)
-    holding = [(point.replace("\\040", " "), kind) for point, kind in mounts]
-    fitting = [(len(point), order, kind) for order, (point, kind) in enumerate(holding) if (path + "/").startswith(point.rstrip("/") + "/")]
+    path = os.path.join(os.path.realpath(path), "").replace(" ", "\\040")
+    fitting = [(len(point), order, kind) for order, (point, kind) in enumerate(mounts) if path.startswith(os.path.join(point, ""))]
     return max(fitting)[2] if fitting else ""  # of two on one point, the later hides the earlier
 
 

@@ -12,8 +12,9 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -149,15 +150,12 @@ def open_inside(root: str, path: str) -> int:
         return kept.open(root, path)
 
 
-class FolderKept:
+class FolderKept(AbstractContextManager["FolderKept"]):
     """Opens files one after another as `open_inside` does; the folder of the last one stays open for the next, as they often lie together."""
 
     def __init__(self) -> None:
         self._where: tuple[str, list[bytes]] | None = None
         self._handle = -1
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._close()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 import threading
 from collections.abc import AsyncGenerator, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -91,17 +90,10 @@ def _folders_of(root: bytes, changes: Iterable[tuple[int, str]]) -> set[str]:
         path = os.fsencode(text)
         relative = path[len(prefix) :] if path.startswith(prefix) else b""
         folders.add(relative.rpartition(b"/")[0])
-        if relative and not _is_hidden(relative) and _is_directory(path):
+        if relative and not _is_hidden(relative) and os.path.isdir(path) and not os.path.islink(path):
             folders.add(relative)
     return {path_from_bytes(folder) for folder in folders if not _is_hidden(folder)}
 
 
 def _is_hidden(relative: bytes) -> bool:
     return relative.startswith(b".") or b"/." in relative
-
-
-def _is_directory(path: bytes) -> bool:
-    try:
-        return stat.S_ISDIR(os.lstat(path).st_mode)
-    except OSError:
-        return False
