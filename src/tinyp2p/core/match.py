@@ -55,7 +55,7 @@ class Query:
             raise UsageError("A pattern is empty.", "For everything write '*'.")
         parsed = [_parse_pattern(pattern) for pattern in patterns]
         if regex is not None:
-            parsed.append((_regex_test(regex), _regex_literals(regex)))
+            parsed.append((_regex_test(regex), "".join(_spelled(parser.parse(unicodedata.normalize("NFC", regex))))))
         literals = _ascii_run.findall(parsed[0][1].lower()) if len(parsed) == 1 else []
         return cls(tuple(literals), tuple(test for test, _ in parsed))
 
@@ -151,12 +151,8 @@ def _glob_set(members: str, negated: bool) -> str:
     return f"(?!/)[{'^' if negated else ''}{''.join(ranges)}]"
 
 
-def _regex_literals(regex: str) -> str:
-    """The texts that whatever the regular expression finds must contain, a line each."""
-    return "".join(_spelled(parser.parse(unicodedata.normalize("NFC", regex))))
-
-
 def _spelled(parsed: Iterable[tuple[Any, Any]]) -> Iterator[str]:
+    """The texts that whatever a regular expression finds must contain, a line each."""
     for kind, value in parsed:
         if kind == parser.LITERAL:
             yield chr(value)

@@ -18,13 +18,6 @@ STAGED = "staged.json"
 SECRET_FILES = ("group.key", "group.secret", "member.key", "secret.json", "former.json")
 
 
-def _usual_path() -> str:
-    """Where this system keeps what belongs to a user's programs."""
-    import platformdirs  # not needed where a home is given
-
-    return platformdirs.user_data_dir("tinyp2p", appauthor=False)
-
-
 def write_private(path: str, data: bytes) -> None:
     """Replace a file atomically, mode 0600."""
     import tempfile  # as some others here, loaded only when needed: commands begin with this module
@@ -161,7 +154,11 @@ class Home:
     """All groups of one user on this computer (`--home`, `TINYP2P_HOME`, else the platform's data folder)."""
 
     def __init__(self, path: str | None = None) -> None:
-        self.path = os.path.abspath(path or _usual_path())
+        if not path:
+            import platformdirs  # which takes a moment
+
+            path = platformdirs.user_data_dir("tinyp2p", appauthor=False)
+        self.path = os.path.abspath(path)
 
     def group_names(self) -> list[str]:
         folder = os.path.join(self.path, "groups")

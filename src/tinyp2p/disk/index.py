@@ -97,7 +97,6 @@ class Index:
             )
         self.path = path
         self._lock = threading.RLock()
-        self._depth = 0
         self._background = ThreadPoolExecutor(1, "index")
         self._threads = threading.local()
         self._readers: list[sqlite3.Connection] = []
@@ -139,21 +138,19 @@ class Index:
     def write(self) -> Iterator[sqlite3.Connection]:
         """A transaction that writes: committed at the end, rolled back on any error; one within another is a part of it."""
         with self._lock:
-            self._depth += 1
-            try:
-                if self._depth == 1:
-                    self._writer.execute("BEGIN IMMEDIATE")
+            if self._writer.in_transaction:
                 yield self._writer
-                if self._depth == 1:
-                    self._writer.execute("COMMIT")
+                return
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+                yield self._writer
+                self._writer.execute("COMMIT")
             except BaseException as error:
-                if self._depth == 1 and self._writer.in_transaction:
+                if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
                 if isinstance(error, sqlite3.Error):
                     raise self._explained(error) from error
                 raise
-            finally:
-                self._depth -= 1
 
     def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
         """One statement that writes, as a transaction of its own or a part of one under way."""

@@ -92,9 +92,9 @@ class Local:
         gone = [] if content.unreadable else [row for path, row in known.items() if path not in here]
         if not changed and not gone:
             return Applied(False, [], [])
-        new_folders = [item.path for item in changed if item.type == "d" and (item.path not in known or known[item.path][1] != "d")]
-        gone_folders = [row[0] for row in gone if row[1] == "d"]
-        gone_folders += [item.path for item in changed if item.type != "d" and item.path in known and known[item.path][1] == "d"]
+        folders = {path for path, row in known.items() if row[1] == "d"}
+        new_folders = [item.path for item in changed if item.type == "d" and item.path not in folders]
+        gone_folders = [row[0] for row in gone if row[1] == "d"] + [item.path for item in changed if item.type != "d" and item.path in folders]
         with self.index.write() as db:
             db.executemany(_PUT, [_row(catalog, folder, item, known.get(item.path)) for item in changed])
             sql = "UPDATE local SET gone = 1, dirty = ?, cid = NULL WHERE catalog = ? AND path = ?"
