@@ -23,25 +23,21 @@ class LocalError(TinyP2PError):
 
 
 class UsageError(LocalError):
-    code = "usage"
-    exit_code = 2
+    code, exit_code = "usage", 2
 
 
 class NothingMatched(LocalError):
-    code = "nothing_matched"
-    exit_code = 3
+    code, exit_code = "nothing_matched", 3
 
 
 class NoGroup(LocalError):
-    code = "no_group"
-    exit_code = 4
+    code, exit_code = "no_group", 4
 
 
 class Unreachable(LocalError):
     """Nobody answers; `refused_name` tells that somebody did, but is not of this group."""
 
-    code = "unreachable"
-    exit_code = 4
+    code, exit_code = "unreachable", 4
 
     def __init__(self, message: str, hint: str = "", refused_name: bool = False) -> None:
         super().__init__(message, hint)
@@ -55,23 +51,19 @@ class HomeBusy(LocalError):
 
 
 class NotAllHere(LocalError):
-    code = "not_all_here"
-    exit_code = 5
+    code, exit_code = "not_all_here", 5
 
 
 class Interrupted(LocalError):
-    code = "interrupted"
-    exit_code = 130
+    code, exit_code = "interrupted", 130
 
 
 class DiskFull(LocalError):
-    code = "disk_full"
-    exit_code = 5
+    code, exit_code = "disk_full", 5
 
 
 class Refused(LocalError):
-    code = "refused"
-    exit_code = 6
+    code, exit_code = "refused", 6
 
 
 class RemoteError(TinyP2PError):

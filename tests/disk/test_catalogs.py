@@ -240,19 +240,20 @@ def test_changes_of_too_many_bytes_are_left_to_buckets(monkeypatch: pytest.Monke
 def test_searching_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogs_module, "PAGE", 3)
     owner = Catalog()
+    last = "\U0010ffff of all"
     paths = [f"{folder}/{name}" for folder in ("a", "a b", "b%c", "b_c") for name in ("Beach.jpg", "100%.txt", "x_y", "é")]
-    owner.publish([file(path, cid="c" * 52 if "Beach" in path else None) for path in [*paths, "a", "a b"]], [])
+    owner.publish([file(path, cid="c" * 52 if "Beach" in path else None) for path in [*paths, "a", "a b", last]], [])
     with store() as catalogs:
         fetch_buckets(catalogs, owner)
         found = [entry.path for _, entry in catalogs.scan(None, None, None)]
-        assert found == sorted([*paths, "a", "a b"], key=lambda path: path.encode())
+        assert found == sorted([*paths, "a", "a b", last], key=lambda path: path.encode())
         for required in ("beach", "%", "_", "b_c/", "DOCS/A", "c/x_"):
             wanted = {path for path in owner.entries if required.lower() in f"docs/{path}".lower()}
             assert {entry.path for _, entry in catalogs.scan(None, required, None)} == wanted, required
         assert {entry.path for _, entry in catalogs.scan([KEY.member], None, Cid("c" * 52))} == {p for p in paths if "Beach" in p}
         assert not list(catalogs.scan(["n" * 52], None, None)) and not list(catalogs.scan(["n" * 52], None, Cid("c" * 52)))
         assert [entry.path for entry in catalogs.below(KEY, "a")] == ["a", *sorted(p for p in paths if p.startswith("a/"))]
-        assert [entry.path for entry in catalogs.folder(KEY, "")] == ["a", "a b"]
+        assert [entry.path for entry in catalogs.folder(KEY, "")] == ["a", "a b", last]
         assert {entry.path for entry in catalogs.folder(KEY, "b%c")} == {p for p in paths if p.startswith("b%c/")}
 
 

@@ -22,6 +22,7 @@ COLUMNS = "path, type, size, mtime_ns, mode, version, cid, target"
 UPSERT = """
 ON CONFLICT (catalog, path) DO UPDATE SET type = excluded.type, size = excluded.size, mtime_ns = excluded.mtime_ns, mode = excluded.mode,
   version = excluded.version, cid = excluded.cid, target = excluded.target"""
+AFTER_ALL = b""  # SQLite sorts bytes after any text
 PAGE = 1_000
 # What tells a change besides its path, in JSON; names may need escapes.
 ENTRY_BYTES, PATH_FACTOR = 200, 2
@@ -93,7 +94,7 @@ class Catalogs:
 
     def folder(self, key: ShareKey, path: str) -> list[Entry]:
         """What lies directly in a folder of a share."""
-        low, high = (f"{path}/", f"{path}0") if path else ("", "\U0010ffff")
+        low, high = (f"{path}/", f"{path}0") if path else ("", AFTER_ALL)
         where = "c.member = ? AND c.share = ? AND e.path >= ? AND e.path < ? AND instr(substr(e.path, ?), '/') = 0 ORDER BY e.path"
         return [entry for _, entry in self._entries(where, *key_of(key), low, high, len(low) + 1)]
 
@@ -110,14 +111,13 @@ class Catalogs:
         entry = self.entry(key, path) if path else None
         if entry is not None:
             yield entry
-        yield from self._pages(self.id_of(key), *((f"{path}/", f"{path}0") if path else ("", None)))
+        yield from self._pages(self.id_of(key), *((f"{path}/", f"{path}0") if path else ()))
 
-    def _pages(self, catalog: int, low: str = "", high: str | None = None, where: str = "1", values: Sequence[str] = ()) -> Iterator[Entry]:
+    def _pages(self, catalog: int, low: str = "", high: str | bytes = AFTER_ALL, where: str = "1", values: Sequence[str] = ()) -> Iterator[Entry]:
         """Entries above `low` in the order of their paths; read page by page, so that neither memory nor a transaction is held meanwhile."""
         while True:
-            below = "AND path < ?" if high is not None else ""
-            sql = f"SELECT {COLUMNS} FROM entry WHERE catalog = ? AND path > ? {below} AND {where} ORDER BY path LIMIT {PAGE}"
-            rows = self.index.rows(sql, catalog, low, *([high] if high is not None else []), *values)
+            sql = f"SELECT {COLUMNS} FROM entry WHERE catalog = ? AND path > ? AND path < ? AND {where} ORDER BY path LIMIT {PAGE}"
+            rows = self.index.rows(sql, catalog, low, high, *values)
             yield from (Entry(*row) for row in rows)
             if len(rows) < PAGE:
                 return
