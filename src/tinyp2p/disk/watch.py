@@ -79,21 +79,16 @@ def _next(watcher: RustNotify, root: str, identity: tuple[int, int] | None, clos
     # The system does not tell of a folder that was moved away or of a disk that was unmounted.
     if identity is None or root_identity(root) != identity:
         raise WatchFailed(f"{root} is not the folder any more that was watched.")
-    return _folders_of(os.fsencode(os.path.realpath(root)), changes) if isinstance(changes, set) else set()
+    return _folders_of(os.path.realpath(root), changes) if isinstance(changes, set) else set()
 
 
-def _folders_of(root: bytes, changes: Iterable[tuple[int, str]]) -> set[str]:
+def _folders_of(root: str, changes: Iterable[tuple[int, str]]) -> set[str]:
     """The folders to look at again after changes of paths; hidden folders never are."""
-    folders: set[bytes] = set()
-    prefix = root.rstrip(b"/") + b"/"
-    for _, text in changes:
-        path = os.fsencode(text)
-        relative = path[len(prefix) :] if path.startswith(prefix) else b""
-        folders.add(relative.rpartition(b"/")[0])
-        if relative and not _is_hidden(relative) and os.path.isdir(path) and not os.path.islink(path):
+    folders: set[str] = set()
+    prefix = os.path.join(root, "")
+    for _, path in changes:
+        relative = path[len(prefix) :] if path.startswith(prefix) else ""
+        folders.add(os.path.dirname(relative))
+        if os.path.isdir(path) and not os.path.islink(path):
             folders.add(relative)
-    return {path_from_bytes(folder) for folder in folders if not _is_hidden(folder)}
-
-
-def _is_hidden(relative: bytes) -> bool:
-    return relative.startswith(b".") or b"/." in relative
+    return {path_from_bytes(os.fsencode(folder)) for folder in folders if "/." not in f"/{folder}"}
