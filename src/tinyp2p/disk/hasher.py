@@ -62,11 +62,8 @@ def hash_file(root: str, path: str, on_chunk: Callable[[int, bytes], None] | Non
 
     With several buffers of a chunk each, as many threads work at it, and chunks are told in any order.
     """
-    handle = open_inside(root, path)
-    try:
-        return hash_open(handle, path, on_chunk, buffers)
-    finally:
-        os.close(handle)
+    with open(open_inside(root, path), "rb", buffering=0) as file:
+        return hash_open(file.fileno(), path, on_chunk, buffers)
 
 
 def hash_open(handle: int, name: str, on_chunk: Callable[[int, bytes], None] | None = None, buffers: Sequence[bytearray] = ()) -> Hashed:
