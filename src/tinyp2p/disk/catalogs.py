@@ -89,21 +89,21 @@ class Catalogs:
         return [Entry(*row) for row in newer(COLUMNS, "entry")], [(path, version) for path, version in newer("path, version", "removed")]
 
     def entry(self, key: ShareKey, path: str) -> Entry | None:
-        found = self._entries("c.member = ? AND c.share = ? AND e.path = ?", *key_of(key), path)
+        found = self._entries(f"{_KEY} AND path = ?", *key_of(key), path)
         return found[0][1] if found else None
 
     def folder(self, key: ShareKey, path: str) -> list[Entry]:
         """What lies directly in a folder of a share."""
         low, high = (f"{path}/", f"{path}0") if path else ("", AFTER_ALL)
-        where = "c.member = ? AND c.share = ? AND e.path >= ? AND e.path < ? AND instr(substr(e.path, ?), '/') = 0 ORDER BY e.path"
+        where = f"{_KEY} AND path >= ? AND path < ? AND instr(substr(path, ?), '/') = 0 ORDER BY path"
         return [entry for _, entry in self._entries(where, *key_of(key), low, high, len(low) + 1)]
 
     def holding(self, cid: Cid) -> list[tuple[ShareKey, Entry]]:
         """All entries, of anyone, that name this content."""
-        return self._entries("e.cid = ?", cid)
+        return self._entries("cid = ?", cid)
 
     def _entries(self, where: str, *values: object) -> list[tuple[ShareKey, Entry]]:
-        sql = f"SELECT c.member, c.share, {_E} FROM entry e JOIN catalog c ON c.id = e.catalog WHERE {where}"
+        sql = f"SELECT member, share, {COLUMNS} FROM entry JOIN (SELECT id AS catalog, member, share FROM catalog) USING (catalog) WHERE {where}"
         return [(ShareKey(member, share), Entry(*columns)) for member, share, *columns in self.index.rows(sql, *values)]
 
     def below(self, key: ShareKey, path: str) -> Iterator[Entry]:
@@ -221,7 +221,6 @@ class Catalogs:
 
 
 _KEY = "member = ? AND share = ?"
-_E = ", ".join(f"e.{column.strip()}" for column in COLUMNS.split(","))
 
 
 def key_of(key: ShareKey) -> tuple[str, str]:

@@ -32,11 +32,10 @@ def can_place(target: Target) -> bool:
     """Whether files without a name can be made in this folder, and be given one."""
     if not NAMELESS or not os.path.isdir("/proc/self/fd"):
         return False
-    try:
+    with suppress(OSError):
         os.close(os.open(".", NAMELESS | os.O_WRONLY, 0o600, dir_fd=target.handle))
-    except OSError:
-        return False
-    return True
+        return True
+    return False
 
 
 def place_small(target: Target, files: Iterable[SmallFile]) -> list[os.stat_result | None]:
