@@ -127,9 +127,9 @@ def stamp_of(status: os.stat_result) -> tuple[int, int, int, int]:
 
 
 def _components(path: str) -> list[bytes]:
-    if path and not is_valid_path(path):
+    if not is_valid_path(path):
         raise OSError(errno.EINVAL, "Not a path of a share", path)
-    return path_to_bytes(path).split(b"/") if path else []
+    return path_to_bytes(path).split(b"/")
 
 
 def _open_folder(root: str, names: list[bytes]) -> int:
@@ -167,9 +167,7 @@ class FolderKept(AbstractContextManager["FolderKept"]):
 
     def open(self, root: str, path: str) -> int:
         """A descriptor of the regular file `path` beneath `root`, no component of which is a symlink; raises OSError."""
-        *folders, name = _components(path) or [b""]
-        if not name:
-            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        *folders, name = _components(path)
         if self._where != (root, folders):
             self._close()
             self._handle = _open_folder(root, folders)
@@ -189,7 +187,7 @@ def scan_folder(root: str, folder: str, ignore: Ignore) -> Folder:
     if folder and ignore.leaves_out(folder, is_directory=True):
         raise FileNotFoundError(errno.ENOENT, "Left out of the share", folder)
     try:
-        handle = _open_folder(root, _components(folder))
+        handle = _open_folder(root, _components(folder) if folder else [])
     except OSError as error:
         if error.errno in _NO_LONGER_A_FOLDER:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder) from error
