@@ -31,8 +31,6 @@ LIMIT_SHARE = 0.8  # other programs watch too
 class WatchFailed(LocalError):
     """A share cannot be watched, or no longer; its folder must be walked, and may then be watched again."""
 
-    code = "watch_failed"
-
 
 def watch_limit() -> int | None:
     """How many folders we may watch altogether; None where the system sets no such limit. Beyond it new folders go unwatched without a word."""

@@ -23,7 +23,7 @@ _length = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*\r\n", re.IG
 
 
 class TooLong(RemoteError):
-    code = "legacy_too_long"
+    """More comes than may."""
 
 
 @dataclass(frozen=True, slots=True)

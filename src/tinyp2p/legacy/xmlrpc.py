@@ -27,8 +27,6 @@ _DELIVERABLE = b"\t\n\r" + bytes(range(0x20, 0x7F))
 class Fault(RemoteError):
     """The other side says that it could not do what was asked."""
 
-    code = "legacy_fault"
-
 
 def is_deliverable(data: bytes) -> bool:
     """Whether a string reaches a program of 2004 as it is."""
