@@ -209,12 +209,12 @@ def test_closing_the_events_closes_the_connection(member):
     ],
 )
 def test_addresses(text, address):
-    assert options.Address().convert(text, None, None) == address
+    assert options.address(text) == address
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("10m", 600), ("2h", 7200), ("7D", 604_800)])
 def test_durations(text, seconds):
-    assert options.Duration().convert(text, None, None) == seconds
+    assert options.span(text) == seconds
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ import fake_node
 import pytest
 from fake_member import Terminal
 
+from tinyp2p.errors import Unreachable
+
 PROGRAM = [sys.executable, fake_node.__file__]
 QUESTION = "No group here yet. Invite or code (Enter starts a new group): "
 
@@ -240,7 +242,7 @@ def test_join_takes_a_code_wherever_it_takes_an_invite(faked, tinyp2p, tmp_path,
 
 def test_joined_although_the_others_do_not_answer(faked, tinyp2p, monkeypatch):
     def run_once(home, operation, request):
-        yield {"event": "error", "code": "unreachable", "message": "Nobody answers.", "hint": "", "exit": 4}
+        raise Unreachable("Nobody answers.")
 
     monkeypatch.setattr(sys.modules["tinyp2p.node.run"], "run_once", run_once)
     monkeypatch.setenv("TINYP2P_INVITE", "tinyp2penv")

@@ -412,7 +412,7 @@ def local_answer(data: bytes) -> None:
         there.shutdown(socket.SHUT_WR)
         here.settimeout(1)
         with contextlib.suppress(LocalError):
-            for event in link._checked(link._ask(here, "find", {})):
+            for event in link.ask_member(here, "find", {}):
                 assert isinstance(event, dict)
 
 

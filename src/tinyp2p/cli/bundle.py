@@ -12,24 +12,18 @@ from ..core.names import printable
 from ..errors import NotAllHere, UsageError
 from .get import Outcome, finish, place_events
 from .link import show_events
-from .options import CommaList, ParamType, Settings, command, option
+from .options import CommaList, Settings, command, option
 from .show import Event, count, files_and_size, names, result, say, size
 
 UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 
 
-class Size(ParamType):
+def part_size(text: str) -> int:
     """A number of bytes as people write it: 10MB, 25m, 2000000."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([kmg]?)b?", value.strip().lower())
-        if not found:
-            self.fail(f"{value!r} is no size; write it like 10MB.", param, ctx)
-        return int(float(found[1]) * UNITS[found[2]])
+    found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([kmg]?)b?", text.strip().lower())
+    if not found:
+        raise click.BadParameter(f"{text!r} is no size; write it like 10MB.")
+    return int(float(found[1]) * UNITS[found[2]])
 
 
 @command(
@@ -43,9 +37,9 @@ class Size(ParamType):
 @option("--member", metavar="M", help="Only what this member shares.")
 @option("--for", "recipients", metavar="M,...", type=CommaList(), help="Who can open it; else whoever may see all of it.")
 @option("-o", "--output", "directory", metavar="DIR", default=".", help="Where to; else this folder.")
-@option("--part-size", metavar="SIZE", type=Size(), default="10MB", show_default=True, help="Most that a part takes, from 2MB to 100MB.")
+@option("--part-size", metavar="SIZE", type=part_size, default="10MB", show_default=True, help="Most that a part takes, from 2MB to 100MB.")
 @option("--eml", is_flag=True, help="Each part as a mail message with the part attached.")
-def bundle(settings: Settings, **request: Any) -> int:
+def bundle(settings: Settings, **request: Any) -> None:
     """Write files and the lists that they are in into encrypted parts, for mail or a stick.
 
     What is on this computer can be bundled: what you share and what you have fetched. Whoever gets all parts, in any order, gives them to:
@@ -55,7 +49,6 @@ def bundle(settings: Settings, **request: Any) -> int:
         raise UsageError("Say what to bundle.", "For example: tinyp2p bundle beach -o /media/stick")
     request["directory"] = os.path.abspath(request["directory"])
     show_events(settings, "bundle", request, part=_show_written, summary=_show_summary)
-    return 0
 
 
 def _show_written(event: Event) -> None:
@@ -71,7 +64,7 @@ def _show_summary(event: Event) -> None:
 @command("unbundle", "tinyp2p unbundle bundle-*.age -o ~/Pictures", "tinyp2p unbundle *.eml")
 @click.argument("files", metavar="FILES...", nargs=-1)
 @option("-o", "--output", "directory", metavar="DIR", default=".", help="Where the files go; else this folder.")
-def unbundle(settings: Settings, files: tuple[str, ...], directory: str) -> int:
+def unbundle(settings: Settings, files: tuple[str, ...], directory: str) -> None:
     """Take in parts of a bundle, or mails that have one attached, and place the files once all parts are here.
 
     Give the parts in any order, at once or as they come; none is needed twice.
@@ -84,16 +77,13 @@ def unbundle(settings: Settings, files: tuple[str, ...], directory: str) -> int:
     outcome = Outcome()
     request = {"files": [os.path.abspath(file) for file in files], "directory": os.path.abspath(directory)}
     try:
-        place_events(settings, "unbundle", request, outcome, part=_show_taken, placed=_show_placed, plan=_no_plan, summary=outcome.keep)
+        place_events(settings, "unbundle", request, outcome, part=_show_taken, placed=_show_placed, plan=lambda event: None, summary=outcome.keep)
     except NotAllHere:
         if outcome.summary:
             finish(settings, outcome)
         raise
-    return finish(settings, outcome) if outcome.summary else 0
-
-
-def _no_plan(_event: Event) -> None:
-    """What is placed is told when it is."""
+    if outcome.summary:
+        finish(settings, outcome)
 
 
 def _show_taken(event: Event) -> None:

@@ -14,7 +14,7 @@ from ..disk.target import explaining
 from ..errors import Refused
 from .link import events
 from .options import Settings, command, option
-from .show import event_line, result, say
+from .show import answer, say
 
 COPIED = ("group.crt", "member.crt", "member.key")
 
@@ -22,7 +22,7 @@ COPIED = ("group.crt", "member.crt", "member.key")
 @command("credentials", "tinyp2p credentials ~/client", "tinyp2p credentials ~/client --member laptop")
 @click.argument("folder", metavar="DIR")
 @option("--member", metavar="M", help="The member that the clients are to ask; else one that is online.")
-def credentials(settings: Settings, folder: str, member: str | None) -> int:
+def credentials(settings: Settings, folder: str, member: str | None) -> None:
     """Write what clients in other languages need into a new folder DIR.
 
     That is group.crt, member.crt and member.key (PEM), and server: one line with the server name, the host, the port and the id of the member to ask.
@@ -46,12 +46,9 @@ def credentials(settings: Settings, folder: str, member: str | None) -> int:
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
-    if settings.json:
-        event_line({"event": "credentials", "folder": path, "member": event["member"], "name": event["name"], "address": event["address"]})
-    else:
-        result(f"{printable(path)} holds what clients need to ask {printable(event['name'])} ({event['address']}).")
+    told = {"event": "credentials", "folder": path, "member": event["member"], "name": event["name"], "address": event["address"]}
+    answer(settings.json, told, f"{printable(path)} holds what clients need to ask {printable(event['name'])} ({event['address']}).")
     say("Whoever has these files passes for this computer in the group. Keep them to yourself; delete them when you are done.")
-    return 0
 
 
 def _taken(path: str) -> Refused:

@@ -26,7 +26,7 @@ from .show import Event, count, entry_row, files_and_size, rest_of_summary, resu
 @option("--member", metavar="M", help="Only what this member shares.")
 @option("--cid", metavar="C", help="Only files with this content id.")
 @option("--limit", metavar="N", type=click.IntRange(1), help="Show no more than N.")
-def find(settings: Settings, **request: Any) -> int:
+def find(settings: Settings, **request: Any) -> None:
     """Find files of the whole group by name.
 
     PATTERN is a part of the name, or a pattern with * and ?. Capitals count only where you use them. Into a pipe goes one line for each:
@@ -41,12 +41,11 @@ def find(settings: Settings, **request: Any) -> int:
         found = f"{matches:,} found" if matches <= shown else f"The first {shown:,} of {matches:,} found"
         where = f"in {count(summary.get('entries', 0), 'entry', 'entries')} of {count(summary.get('members', 0), 'member')}."
         say(" ".join([found, where, *rest_of_summary(summary)]))
-    return 0
 
 
 @command("ls", "tinyp2p ls                       all shares of the group", "tinyp2p ls laptop:Photos/2023    one folder of a share")
 @click.argument("place", metavar="[PLACE]", required=False)
-def ls(settings: Settings, place: str | None) -> int:
+def ls(settings: Settings, place: str | None) -> None:
     """List the group's shares, or one folder of a share.
 
     PLACE is written MEMBER:SHARE/PATH, as find shows it.
@@ -56,7 +55,6 @@ def ls(settings: Settings, place: str | None) -> int:
     shown, summary = _show_entries(settings, "ls", {"place": place})
     if not settings.json:
         say(" ".join([f"{count(shown, 'entry', 'entries')} in {printable(place)}.", *rest_of_summary(summary)]))
-    return 0
 
 
 def _show_entries(settings: Settings, operation: str, request: Event) -> tuple[int, Event]:
@@ -65,14 +63,13 @@ def _show_entries(settings: Settings, operation: str, request: Event) -> tuple[i
     return counts["entry"], last.get("summary", {})
 
 
-def _list_shares(settings: Settings) -> int:
+def _list_shares(settings: Settings) -> None:
     rows: list[tuple[str, ...]] = []
     show_events(settings, "ls", {"place": None}, share=lambda event: rows.append(_share_row(event)))
     if rows:
         table(rows)
     elif not settings.json:
         say("Nobody shares anything yet. Share a folder with: tinyp2p share FOLDER")
-    return 0
 
 
 def _share_row(share: Event) -> tuple[str, ...]:

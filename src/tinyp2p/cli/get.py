@@ -12,9 +12,9 @@ from ..core.names import printable
 from ..errors import Interrupted, NotAllHere, NothingMatched, Refused, UsageError
 from .ask import confirm
 from .link import Show, show_events
-from .options import AddressList, Duration, Rate, Settings, command, option
+from .options import CommaList, Settings, command, folder, option, peer_address, rate, span
 from .progress import progress
-from .show import Event, count, duration, files_and_size, result, say, size, sources
+from .show import Event, came_from, count, duration, files_and_size, result, say, size
 
 PROBLEMS = {
     "differs": "another file of this name is here and was left as it is",
@@ -36,10 +36,6 @@ class Outcome(msgspec.Struct):
     def keep(self, summary: Event) -> None:
         self.summary = summary
 
-    @property
-    def must_ask(self) -> bool:
-        return bool(self.plan.get("needs_confirmation")) and not self.summary
-
 
 @command(
     "get",
@@ -55,15 +51,15 @@ class Outcome(msgspec.Struct):
 @option("-e", "--regex", metavar="REGEX", help="Match SHARE/PATH with a regular expression.")
 @option("--cid", metavar="C", help="The file with this content id.")
 @option("--member", metavar="M", help="Only what this member shares.")
-@option("-o", "--output", "directory", metavar="DIR", default=".", help="Where to put it; else the current folder.")
+@option("-o", "--output", "directory", metavar="DIR", type=folder, default=".", help="Where to put it; else the current folder.")
 @option("--dry-run", is_flag=True, help="Only show what would be fetched.")
-@option("--limit-rate", metavar="R", type=Rate(), help="Fetch no more bytes a second than this: 500k, or by the hour: 2M,08:00-18:00=500k.")
+@option("--limit-rate", metavar="R", type=rate, help="Fetch no more bytes a second than this: 500k, or by the hour: 2M,08:00-18:00=500k.")
 @option("--update", is_flag=True, help="Replace what tinyp2p has put here and nobody has edited since.")
-@option("--only-peers", metavar="H:P,...", type=AddressList(), help="Talk to nobody but these: no discovery, no other sources.")
-@option("--wait", "wait_s", metavar="TIME", type=Duration(), default=0, help="Wait for members that are offline: 30s, 10m, 2h.")
+@option("--only-peers", metavar="H:P,...", type=CommaList(peer_address), help="Talk to nobody but these: no discovery, no other sources.")
+@option("--wait", "wait_s", metavar="TIME", type=span, default="0s", help="Wait for members that are offline: 30s, 10m, 2h.")
 @option("--yes", "confirmed", is_flag=True, help="Do not ask, however much it is.")
 @option("--resume", is_flag=True, help="Go on with all that was broken off.")
-def get(settings: Settings, **request: Any) -> int:
+def get(settings: Settings, **request: Any) -> None:
     """Fetch files from whoever in the group has them.
 
     Every file is checked, and is under its name only once it is whole. Nothing is ever overwritten. Run the same command again to go on
@@ -71,11 +67,9 @@ def get(settings: Settings, **request: Any) -> int:
     """
     if not any(request[name] for name in ("patterns", "regex", "cid", "member", "resume")):
         raise UsageError("Say what to get.", "For example: tinyp2p get beach, or: tinyp2p get '*.jpg'")
-    output = request["directory"]
-    if os.path.exists(output) and not os.path.isdir(output):
-        raise UsageError(f"{printable(output)} is not a folder.", "Choose another with -o DIR.")
-    outcome = _fetch(settings, {**request, "directory": os.path.abspath(output)})
-    return 0 if request["dry_run"] else finish(settings, outcome, bool(request["only_peers"]))
+    outcome = _fetch(settings, request)
+    if not request["dry_run"]:
+        finish(settings, outcome, bool(request["only_peers"]))
 
 
 def _fetch(settings: Settings, request: Event) -> Outcome:
@@ -83,7 +77,7 @@ def _fetch(settings: Settings, request: Event) -> Outcome:
     outcome = Outcome()
     try:
         place_events(settings, "get", request, outcome)
-        if not outcome.must_ask or request["dry_run"] or request["confirmed"]:
+        if not outcome.plan.get("needs_confirmation") or outcome.summary or request["dry_run"] or request["confirmed"]:
             return outcome
         reason = printable(outcome.plan.get("reason") or "This is a lot.")
         if not settings.may_ask:
@@ -101,7 +95,7 @@ def place_events(settings: Settings, operation: str, request: Event, outcome: Ou
 
     def plan(event: Event) -> None:
         if not outcome.plan:  # after the question it comes once more
-            _show_plan(event, request.get("dry_run", False))
+            (result if request.get("dry_run") else say)(_plan_line(event))
         outcome.plan = event
 
     def file(event: Event) -> None:
@@ -118,14 +112,13 @@ def place_events(settings: Settings, operation: str, request: Event, outcome: Ou
     outcome.plan, outcome.summary = last.get("plan", {}), last.get("summary", {})
 
 
-def _show_plan(plan: Event, dry_run: bool) -> None:
+def _plan_line(plan: Event) -> str:
     here = f"; {count(plan['existing'], 'file')} already here" if plan.get("existing") else ""
     held = f", of which {size(plan['held'])} came before," if plan.get("held") else ""
-    text = f"{files_and_size(plan['files'], plan['bytes'])}{held} to fetch into {printable(plan['directory'])}{here}"
-    (result if dry_run else say)(text)
+    return f"{files_and_size(plan['files'], plan['bytes'])}{held} to fetch into {printable(plan['directory'])}{here}"
 
 
-def finish(settings: Settings, outcome: Outcome, only_peers: bool = False) -> int:
+def finish(settings: Settings, outcome: Outcome, only_peers: bool = False) -> None:
     """Tell what came of it; 0 only if all that matched is here."""
     summary = outcome.summary
     if not summary:
@@ -142,7 +135,6 @@ def finish(settings: Settings, outcome: Outcome, only_peers: bool = False) -> in
     if missing:
         total = summary.get("files") or summary.get("done", 0) + summary.get("exists", 0) + missing
         raise NotAllHere(f"{missing:,} of {count(total, 'file')} {'is' if missing == 1 else 'are'} not here.", _what_next(summary, only_peers))
-    return 0
 
 
 def _summary_line(summary: Event, plan: Event) -> str:
@@ -152,7 +144,7 @@ def _summary_line(summary: Event, plan: Event) -> str:
         return f"All {count(exists, 'file')} here already." if exists > 1 else "Here already." if exists else "Nothing was fetched."
     seconds, received = summary.get("seconds") or 0, summary.get("received", 0)
     rate = f" ({size(received / seconds)}/s)" if seconds > 0 and received else ""
-    whence = f" from {told}" if (told := sources(summary.get("bytes_from") or {})) else ""
+    whence = came_from(summary.get("bytes_from"))
     if plan.get("held") == 0 and summary.get("bytes") and not received and not whence:
         whence = " from a copy on this computer"
     here = f" {count(exists, 'file')} {'was' if exists == 1 else 'were'} here already." if exists else ""

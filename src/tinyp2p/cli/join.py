@@ -11,8 +11,8 @@ from ..core.names import printable
 from ..disk.home import GroupHome, Home
 from ..errors import TinyP2PError, UsageError
 from .ask import ask, read_password, read_text_file
-from .link import events
-from .options import AddressList, Duration, Settings, command, option
+from .link import events, show_event
+from .options import CommaList, Settings, command, option, peer_address, span
 from .people import row
 from .show import Event, event_line, say, table
 
@@ -26,9 +26,9 @@ from .show import Event, event_line, say, table
 @click.argument("source", metavar="[-]", nargs=-1)
 @option("--invite-file", metavar="F", help="Read the invite or code from this file.")
 @option("--password-file", metavar="F", help="Read the password of the group --group NAME from this file.")
-@option("--peer", "peers", metavar="HOST:PORT", type=AddressList(), help="Where to ask, with a code or a password.")
+@option("--peer", "peers", metavar="HOST:PORT", type=CommaList(peer_address), help="Where to ask, with a code or a password.")
 @option("--name", metavar="NAME", help="What this computer is to be called in the group.")
-@option("--wait", metavar="TIME", type=Duration(), default="1h", help="How long to wait for a keyholder that is away: 30s, 10m (1h).")
+@option("--wait", metavar="TIME", type=span, default="1h", help="How long to wait for a keyholder that is away: 30s, 10m (1h).")
 def join(
     settings: Settings,
     source: tuple[str, ...],
@@ -37,7 +37,7 @@ def join(
     peers: list[str],
     name: str | None,
     wait: int,
-) -> int:
+) -> None:
     """Enter a group with an invite, a code or a password.
 
     A member makes the invite and sends it to you, or tells you the code. It is asked for here, or read from a file or (with -) from stdin.
@@ -52,7 +52,6 @@ def join(
     else:
         group = enter(settings.all_groups, _read_invite(settings, bool(source), invite_file), peers, name, settings, wait)
     _welcome(settings, group)
-    return 0
 
 
 def enter(home: Home, text: str, peers: list[str], member_name: str | None, settings: Settings, wait_s: float = 0.0) -> GroupHome:
@@ -60,10 +59,8 @@ def enter(home: Home, text: str, peers: list[str], member_name: str | None, sett
 
     def waits(message: str) -> None:
         hint = "Waiting; you are in as soon as one of them is back. Ctrl-C ends it, and the invite stays good."
-        if settings.json:
-            event_line({"event": "waiting", "message": message, "hint": hint})
-        else:
-            say(f"{printable(message)} {hint}")
+        event = {"event": "waiting", "message": message, "hint": hint}
+        show_event(settings, event, {"waiting": lambda event: say(f"{printable(message)} {hint}")})
 
     from ..core.pairing import read_code
     from ..node.found import join_invite
@@ -85,8 +82,7 @@ def _join_password(settings: Settings, password_file: str | None, peers: list[st
     password = read_password(settings, password_file, False, "Give the password with --password-file F or in TINYP2P_PASSWORD.")
     from ..node.found import join_password
 
-    group: GroupHome = join_password(settings.all_groups, settings.group, password, peers, name)
-    return group
+    return join_password(settings.all_groups, settings.group, password, peers, name)
 
 
 def _read_invite(settings: Settings, from_stdin: bool, invite_file: str | None) -> str:

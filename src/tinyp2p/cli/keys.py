@@ -14,7 +14,7 @@ from ..errors import HomeBusy, LocalError, Refused
 from .ask import confirm, read_password
 from .link import Waiting, show_events
 from .options import CommaList, Settings, command, option
-from .show import Event, event_line, names, result, say
+from .show import Event, answer, names, result, say
 
 TOO_HARD = "Excessive work"
 KEPT = ("group.crt", "group.secret", "group.key", "member.key", "member.crt", "settings.json", "secret.json", "former.json", "former.crt")
@@ -29,14 +29,13 @@ def _sure(settings: Settings, question: str, yes: bool) -> None:
 @command("expel", "tinyp2p expel laptop")
 @click.argument("member", metavar="MEMBER")
 @option("--yes", is_flag=True, help="Do not ask.")
-def expel(settings: Settings, member: str, yes: bool) -> int:
+def expel(settings: Settings, member: str, yes: bool) -> None:
     """Put a member out of the group, for good.
 
     Whoever is online hears it now, the others when they come back. What it has fetched it keeps. The group gets a new secret.
     """
     _sure(settings, f"Put {printable(member)} out of the group for good?", yes)
     show_events(settings, "expel", {"member": member}, expelled=_expelled)
-    return 0
 
 
 def _expelled(event: Event) -> None:
@@ -47,20 +46,19 @@ def _expelled(event: Event) -> None:
 @command("promote", "tinyp2p promote laptop")
 @click.argument("member", metavar="MEMBER")
 @option("--yes", is_flag=True, help="Do not ask.")
-def promote(settings: Settings, member: str, yes: bool) -> int:
+def promote(settings: Settings, member: str, yes: bool) -> None:
     """Make a member a keyholder, who can let people in and put them out.
 
     It must be online. A keyholder cannot be put out again, only left behind with rekey.
     """
     _sure(settings, f"Give {printable(member)} the key of the group? This cannot be taken back.", yes)
     show_events(settings, "promote", {"member": member}, promoted=lambda event: result(f"{printable(event['name'])} is a keyholder now."))
-    return 0
 
 
 @command("rekey", "tinyp2p rekey --without laptop", "tinyp2p rekey --without laptop,tablet --yes")
 @option("--without", metavar="M,...", type=CommaList(), required=True, help="Who is left behind.")
 @option("--yes", is_flag=True, help="Do not ask.")
-def rekey(settings: Settings, without: list[str], yes: bool) -> int:
+def rekey(settings: Settings, without: list[str], yes: bool) -> None:
     """Give the group a new key that leaves some behind: a keyholder who is lost, or whoever learned the password.
 
     Everyone else comes along without doing anything, the offline ones when they come back. A group with a password has none any more: people enter by
@@ -68,7 +66,6 @@ def rekey(settings: Settings, without: list[str], yes: bool) -> int:
     """
     _sure(settings, f"Give the group a new key, without {names(without)}?", yes)
     show_events(settings, "rekey", {"without": without}, rekeyed=_rekeyed)
-    return 0
 
 
 def _rekeyed(event: Event) -> None:
@@ -81,7 +78,7 @@ def _rekeyed(event: Event) -> None:
 @command("leave", "tinyp2p leave", "tinyp2p leave --group family --yes")
 @option("--yes", is_flag=True, help="Do not ask.")
 @option("--force", is_flag=True, help="Leave although nobody could let people in any more.")
-def leave(settings: Settings, yes: bool, force: bool) -> int:
+def leave(settings: Settings, yes: bool, force: bool) -> None:
     """Leave the group: stop sharing, tell the others, delete the keys.
 
     Shared folders and what you have fetched stay where they are.
@@ -99,13 +96,12 @@ def leave(settings: Settings, yes: bool, force: bool) -> int:
         os.close(lock)
     if not settings.json:
         result(f'You have left "{printable(group.name)}". Your folders are as they were.')
-    return 0
 
 
 @command("backup", "tinyp2p backup family.age", "tinyp2p backup F --password-file P")
 @click.argument("file", metavar="FILE")
 @option("--password-file", metavar="F", help="Read the passphrase from this file.")
-def backup(settings: Settings, file: str, password_file: str | None) -> int:
+def backup(settings: Settings, file: str, password_file: str | None) -> None:
     """Write the keys of this member and group into FILE, encrypted with a passphrase.
 
     It is an age file. Bring it back with: tinyp2p restore FILE
@@ -124,11 +120,8 @@ def backup(settings: Settings, file: str, password_file: str | None) -> int:
     except FileExistsError:
         raise Refused(f"{file} is there already; nothing was written.", "Choose another name.") from None
     holds = "the group's key and this member's keys" if "group.key" in files else "this member's keys (not the group's: it is no keyholder)"
-    if settings.json:
-        event_line({"event": "backup", "file": os.path.abspath(file), "keyholder": "group.key" in files})
-    else:
-        result(f"{file} holds {holds}. Without the passphrase nobody can read it, you neither.")
-    return 0
+    event = {"event": "backup", "file": os.path.abspath(file), "keyholder": "group.key" in files}
+    answer(settings.json, event, f"{file} holds {holds}. Without the passphrase nobody can read it, you neither.")
 
 
 def _decrypted(raw: bytes, passphrase: str) -> bytes:
@@ -147,7 +140,7 @@ def _decrypted(raw: bytes, passphrase: str) -> bytes:
 @command("restore", "tinyp2p restore family.age")
 @click.argument("file", metavar="FILE")
 @option("--password-file", metavar="F", help="Read the passphrase from this file.")
-def restore(settings: Settings, file: str, password_file: str | None) -> int:
+def restore(settings: Settings, file: str, password_file: str | None) -> None:
     """Bring back the keys of a backup.
 
     Only where the other computer is gone: two that work with the same keys disturb each other, and stop.
@@ -172,8 +165,4 @@ def restore(settings: Settings, file: str, password_file: str | None) -> int:
     make_private_folder(place.path)
     for key in (key for key in KEPT if key in files):
         place.write(key, files[key])
-    if settings.json:
-        event_line({"event": "restored", "group": name})
-    else:
-        result(f'"{printable(name)}" is back. Next: tinyp2p share')
-    return 0
+    answer(settings.json, {"event": "restored", "group": name}, f'"{printable(name)}" is back. Next: tinyp2p share')

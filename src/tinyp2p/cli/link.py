@@ -32,12 +32,12 @@ REQUEST = b"POST /v1/%s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application
 BUSY_POLL_S = 0.2
 BUSY_SAID_S = 2.0
 BUSY_FOR_S = 30.0
+ENDED = "The member that ran here has ended.", "Run the same command again."
 
 
 def running(home: GroupHome) -> bool:
     """Does a member run here for this group?"""
-    connection = _connect(home)
-    if connection is not None:
+    if connection := connect(home):
         connection.close()
     return connection is not None
 
@@ -70,7 +70,12 @@ def events(home: GroupHome, operation: str, request: Event) -> Generator[Event]:
     waiting = Waiting("Another tinyp2p is at work in this home; waiting for it.", BUSY_SAID_S)
     while True:
         try:
-            yield from _checked(_source(home, operation, request))
+            if connection := connect(home):
+                yield from ask_member(connection, operation, request)
+            else:
+                from ..node.run import run_once
+
+                yield from run_once(home, operation, request)
             return
         except HomeBusy:
             if not waiting.a_moment(BUSY_FOR_S):
@@ -105,32 +110,7 @@ def show_event(settings: Settings, event: Event, shown: Mapping[str, Show]) -> N
             say(f"  {printable(event['hint'])}")
 
 
-def events_of_member(home: GroupHome, operation: str, request: Event) -> Generator[Event]:
-    """As `events`, by a member that runs already; raises HomeBusy where none does, or where it is a command that cannot do this."""
-    connection = _connect(home)
-    if connection is None:
-        raise HomeBusy("The member that ran here has ended.", "Run the same command again.")
-    yield from _checked(_ask(connection, operation, request))
-
-
-def _source(home: GroupHome, operation: str, request: Event) -> Generator[Event]:
-    connection = _connect(home)
-    if connection is not None:
-        return _ask(connection, operation, request)
-    from ..node.run import run_once
-
-    return run_once(home, operation, request)
-
-
-def _checked(source: Generator[Event]) -> Generator[Event]:
-    with closing(source):
-        for event in source:
-            if event.get("event") == "error":
-                raise HomeBusy(str(event.get("message")), str(event.get("hint"))) if event.get("code") == HomeBusy.code else _error_of(event)
-            yield event
-
-
-def _connect(home: GroupHome) -> socket.socket | None:
+def connect(home: GroupHome) -> socket.socket | None:
     """A connection to the running member, or None: also where a killed member left its socket behind."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -185,15 +165,17 @@ class _Answer:
         self.parser.feed_data(received)
 
 
-def _ask(connection: socket.socket, operation: str, request: Event) -> Generator[Event]:
-    """The events of a member; raises HomeBusy where it went away before it took the request, which can then be made again."""
+def ask_member(connection: socket.socket | None, operation: str, request: Event) -> Generator[Event]:
+    """The events of a member that runs; raises HomeBusy where it went away before it took the request, which can then be made again."""
+    if connection is None:
+        raise HomeBusy(*ENDED)
     with closing(connection):
         answer, body = _Answer(connection), msgspec.json.encode(request)
         try:
             connection.sendall(REQUEST % (operation.encode(), len(body)) + body)
             status = answer.status()
         except (OSError, httptools.HttpParserError) as error:
-            raise HomeBusy("The member that ran here has ended.", "Run the same command again.") from error
+            raise HomeBusy(*ENDED) from error
         try:
             if status != 200:
                 raise _http_error(status, answer)
@@ -209,10 +191,14 @@ def _ask(connection: socket.socket, operation: str, request: Event) -> Generator
 
 
 def _event(line: bytes) -> Event:
+    """One event; raises the error that it tells of, or Malformed."""
     try:
-        return msgspec.json.decode(line, type=Event)
+        event = msgspec.json.decode(line, type=Event)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed("This is no event.") from error
+    if event.get("event") == "error":
+        raise _error_of(event)
+    return event
 
 
 def _http_error(status: int, answer: _Answer) -> TinyP2PError:
@@ -220,16 +206,16 @@ def _http_error(status: int, answer: _Answer) -> TinyP2PError:
     while len(body) < EVENT_MAX and (piece := answer.read()):
         body += piece
     with suppress(Malformed):
-        if "message" in (told := _event(body)):
+        if told := _event(body):
             return _error_of(told)
     return LocalError(f"The member that runs here does not know this request ({status}).", "It may be an older version: stop it and start it again.")
 
 
-def _error_of(event: Event) -> TinyP2PError:
+def _error_of(told: Event) -> TinyP2PError:
     """What an `error` event, or the body of an HTTP error, tells."""
-    error = LocalError(
-        str(event.get("message") or "The running member could not do this."), str(event.get("hint") or ""), str(event.get("code") or "error")
-    )
-    exit_code = event.get("exit")
+    code = str(told.get("code") or "error")
+    kind = HomeBusy if code == HomeBusy.code else LocalError
+    error = kind(str(told.get("message") or "The running member could not do this."), str(told.get("hint") or ""), code)
+    exit_code = told.get("exit")
     error.exit_code = exit_code if isinstance(exit_code, int) and exit_code > 0 else 1
     return error

@@ -5,15 +5,18 @@ Every option also reads TINYP2P_<OPTION>, apart from yes, force and keyholder. L
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
+from ..core.names import printable
 from ..disk.home import GroupHome, Home
+from ..errors import UsageError
 from ..limits import DEFAULT_PORT
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 else:
     ParamType = click.ParamType
 
-Function = Callable[..., int | None]
+Function = Callable[..., None]
 
 NO_ENVIRONMENT = ("yes", "force", "keyholder")
 DURATION_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -49,79 +52,66 @@ class Settings(msgspec.Struct):
         return self.all_groups.select(self.group)
 
 
+def address(text: str) -> str:
+    """HOST:PORT, of which either may be left out: without HOST everywhere, without PORT the usual one."""
+    text = f"[{text}]" if text.count(":") > 1 and not text.startswith("[") else text
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s:\[\]/@]*)(?::(\d{1,5}))?", text)
+    if not found or not text or (found[2] and int(found[2]) > 65535):
+        raise _no_address(text)
+    return f"{found[1] or '0.0.0.0'}:{found[2] or DEFAULT_PORT}"
+
+
+def peer_address(text: str) -> str:
+    """An address to go to: unlike one to listen at, it needs a host and a port; a lone word is more likely a slip."""
+    host, _, port = (found := address(text)).rpartition(":")
+    if not re.search("[.:]", text) or host == "0.0.0.0" or int(port) == 0:
+        raise _no_address(text)
+    return found
+
+
+def _no_address(text: str) -> click.BadParameter:
+    return click.BadParameter(f"{text!r} is no address; write it like 192.0.2.20:{DEFAULT_PORT}.")
+
+
+def folder(text: str) -> str:
+    """The absolute path of a folder to put things into, which may be yet to be made."""
+    if os.path.exists(text) and not os.path.isdir(text):
+        raise UsageError(f"{printable(text)} is not a folder.", "Choose another with -o DIR.")
+    return os.path.abspath(text)
+
+
+def span(text: str) -> int:
+    """A span of time with its unit, in seconds: 30s, 10m, 2h, 7d."""
+    found = re.fullmatch(r"(\d{1,6})\s*([smhd])", text.strip().lower())
+    if not found:
+        raise click.BadParameter(f"{text!r} has no unit or is no time; write it like 30s, 10m, 2h or 7d.")
+    return int(found[1]) * DURATION_UNITS[found[2]]
+
+
+def rate(text: str) -> str:
+    """A limit on bytes a second, which may have hours: 500k, or 2M,08:00-18:00=500k."""
+    from ..core.timetable import Timetable
+
+    Timetable.parse(text)
+    return text
+
+
 class CommaList(ParamType):
     """Words separated by commas; an option that takes them may also be given several times, and comes as one list."""
 
     name = "text"
     envvar_list_splitter = ","
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else tuple(value)
+    def __init__(self, read: Callable[[str], str] = str) -> None:
+        self.read = read
 
-
-class AddressList(CommaList):
-    """HOST:PORT, one or several with commas between; where HOST has a dot or colon the usual port may be left out."""
-
-    name = "host:port"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        return tuple(self.elsewhere(word, param, ctx) for word in super().convert(value, param, ctx))
-
-    def elsewhere(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """An address to go to: unlike one to listen at, it needs a host and a port; a lone word is more likely a slip."""
-        host, _, port = (address := self.address(text, param, ctx)).rpartition(":")
-        if not re.search("[.:]", text) or host == "0.0.0.0" or int(port) == 0:
-            self.no_address(text, param, ctx)
-        return address
-
-    def address(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if text.count(":") > 1 and not text.startswith("["):
-            text = f"[{text}]"
-        found = re.fullmatch(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s:\[\]/@]*)(?::(\d{1,5}))?", text)
-        if not found or not text or (found[2] and int(found[2]) > 65535):
-            self.no_address(text, param, ctx)
-        return f"{found[1] or '0.0.0.0'}:{found[2] or DEFAULT_PORT}"
-
-    def no_address(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> NoReturn:
-        self.fail(f"{text!r} is no address; write it like 192.0.2.20:{DEFAULT_PORT}.", param, ctx)
-
-
-class Address(AddressList):
-    """One HOST:PORT."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return self.address(value, param, ctx)
-
-
-class Duration(ParamType):
-    """A span of time with its unit, in seconds: 30s, 10m, 2h, 7d."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        found = re.fullmatch(r"(\d{1,6})\s*([smhd])", value.strip().lower())
-        if not found:
-            self.fail(f"{value!r} has no unit or is no time; write it like 30s, 10m, 2h or 7d.", param, ctx)
-        return int(found[1]) * DURATION_UNITS[found[2]]
-
-
-class Rate(ParamType):
-    """A limit on bytes a second, which may have hours: 500k, or 2M,08:00-18:00=500k."""
-
-    name = "rate"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from ..core.timetable import Timetable
-
-        Timetable.parse(value)
-        return str(value)
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        return [self.read(word.strip()) for word in value.split(",") if word.strip()]
 
 
 def option(*names: str, **attributes: Any) -> Callable[[Function], Function]:
     """A click option that also reads TINYP2P_<OPTION>."""
-    if isinstance(attributes.get("type"), CommaList) and not isinstance(attributes["type"], Address):
+    if isinstance(attributes.get("type"), CommaList):
         attributes |= {"multiple": True, "callback": lambda context, parameter, lists: [word for words in lists for word in words]}
     word = max(names, key=lambda name: name.startswith("--")).removeprefix("--")
     if word not in NO_ENVIRONMENT:

@@ -11,7 +11,7 @@ from ..core.names import printable
 from ..errors import UsageError
 from .code import CODE_EVENTS
 from .link import running, show_events
-from .options import CommaList, Duration, Settings, command, option
+from .options import CommaList, Settings, command, option, span
 from .show import Event, ago, date, duration, files_and_size, names, result, say, table
 
 DEFAULT = click.core.ParameterSource.DEFAULT
@@ -28,7 +28,7 @@ WHERE = {"this computer": "on this computer only", "this network": "from this ne
     "tinyp2p invite --list              and: --revoke ID",
 )
 @option("--uses", metavar="N", type=click.IntRange(1, 1000), default=1, help="How many people may use it (1).")
-@option("--expires", "expires_s", metavar="TIME", type=Duration(), default="7d", help="How long it is good: 30m, 2h, 7d (7d).")
+@option("--expires", "expires_s", metavar="TIME", type=span, default="7d", help="How long it is good: 30m, 2h, 7d (7d).")
 @option("--code", is_flag=True, help="Show a short code instead, for one person in this network within ten minutes.")
 @option("--guest", is_flag=True, help="For a guest, who sees the shares given with --share until the invite ends, and nothing else.")
 @option("--share", "shares", metavar="S,...", type=CommaList(), help="What a guest sees: SHARE, or MEMBER:SHARE.")
@@ -36,7 +36,7 @@ WHERE = {"this computer": "on this computer only", "this network": "from this ne
 @option("--qr", is_flag=True, help="Show it as a QR code too.")
 @option("--list", "list_them", is_flag=True, help="List the invites made here, and who came by them.")
 @option("--revoke", metavar="ID", help="Withdraw an invite; who has entered by it stays.")
-def invite(settings: Settings, code: bool, qr: bool, list_them: bool, revoke: str | None, **request: Any) -> int:
+def invite(settings: Settings, code: bool, qr: bool, list_them: bool, revoke: str | None, **request: Any) -> None:
     """Make an invite to send to somebody.
 
     It is a text. Whoever has it can enter, so send it by a way that only they read.
@@ -57,7 +57,6 @@ def invite(settings: Settings, code: bool, qr: bool, list_them: bool, revoke: st
         show_events(settings, "withdraw", {"id": revoke}, withdrawn=lambda event: result("Withdrawn. Who has entered by it stays in the group."))
     else:
         show_events(settings, "invite", request, invite=lambda event: _show_invite(settings, event, request["expires_s"], qr))
-    return 0
 
 
 def _invite_row(event: Event) -> tuple[str, str, str]:
@@ -83,7 +82,7 @@ def _show_invite(settings: Settings, event: Event, expires_s: int, qr: bool) -> 
 
 
 @command("members", "tinyp2p members", "tinyp2p members --json")
-def members(settings: Settings) -> int:
+def members(settings: Settings) -> None:
     """Show who is in the group and what they share."""
     rows: list[tuple[str, ...]] = []
     show_events(settings, "members", {}, member=lambda event: rows.append(row(event)))
@@ -91,7 +90,6 @@ def members(settings: Settings) -> int:
         table(rows)
     if len(rows) == 1:
         say("Nobody else is in the group yet. Let someone in with: tinyp2p invite")
-    return 0
 
 
 def row(member: Event) -> tuple[str, str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from .show import Event, count, duration, say, size, sources
+from .show import Event, came_from, count, duration, say, size
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -18,68 +18,52 @@ BAR_AFTER_S = 0.3
 BAR_WIDTH = 40
 
 
-class Lines:
-    """A line every few seconds."""
-
-    def __init__(self) -> None:
-        self._next = time.monotonic() + LINE_EVERY_S
-
-    def update(self, event: Event) -> None:
-        """Take in a `progress` event."""
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + LINE_EVERY_S
-            say(", ".join(part for part in (amounts(event), files(event), whence(event)) if part))
-
-
 class Bar:
     """A bar with two lines; rich is loaded only for a download that takes longer than a moment."""
 
     def __init__(self) -> None:
-        self._begin = time.monotonic() + BAR_AFTER_S
+        self._begin_s = time.monotonic() + BAR_AFTER_S
         self._live: Live | None = None
 
     def update(self, event: Event) -> None:
-        if self._live is None:
-            if time.monotonic() < self._begin:
-                return
-            from rich.console import Console
-            from rich.live import Live
-
-            self._live = Live(console=Console(file=sys.stderr), refresh_per_second=8, transient=True)
-            self._live.start()
-        self._draw(self._live, event)
-
-    def _draw(self, live: Live, event: Event) -> None:
-        from rich.console import Group
+        if time.monotonic() < self._begin_s:
+            return
+        from rich.console import Console, Group
+        from rich.live import Live
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
-        bar = ProgressBar(total=max(event.get("total", 0), 1), completed=event.get("bytes", 0), width=min(BAR_WIDTH, live.console.width))
-        second = ", ".join(part for part in (files(event), whence(event)) if part)
-        lines = [Text(text, no_wrap=True, overflow="ellipsis") for text in (amounts(event), second)]
-        grid = Table.grid()
-        grid.add_row(bar)  # by itself the bar would not end its line
-        live.update(Group(grid, *lines))
+        if self._live is None:
+            self._live = Live(console=Console(file=sys.stderr), refresh_per_second=8, transient=True)
+            self._live.start()
+        width = min(BAR_WIDTH, self._live.console.width)
+        grid = Table.grid()  # by itself the bar would not end its line
+        grid.add_row(ProgressBar(total=max(event.get("total", 0), 1), completed=event.get("bytes", 0), width=width))
+        self._live.update(Group(grid, *(Text(text, no_wrap=True, overflow="ellipsis") for text in (amounts(event), files(event)))))
 
     def close(self) -> None:
         """Leave the terminal as it was."""
         if self._live is not None:
             self._live.stop()
-            self._live = None
 
 
 @contextmanager
 def progress() -> Iterator[Callable[[Event], None]]:
     """What takes in `progress` events, as fits where stderr goes."""
-    if not sys.stderr.isatty():
-        yield Lines().update
-    else:
-        bar = Bar()
-        try:
-            yield bar.update
-        finally:
-            bar.close()
+    next_s = time.monotonic() + LINE_EVERY_S
+
+    def line(event: Event) -> None:
+        nonlocal next_s
+        if time.monotonic() >= next_s:
+            next_s = time.monotonic() + LINE_EVERY_S
+            say(f"{amounts(event)}, {files(event)}")
+
+    bar = Bar()
+    try:
+        yield bar.update if sys.stderr.isatty() else line
+    finally:
+        bar.close()
 
 
 def amounts(event: Event) -> str:
@@ -91,9 +75,5 @@ def amounts(event: Event) -> str:
 
 
 def files(event: Event) -> str:
-    return f"{event.get('files', 0):,} of {count(event.get('files_total', 0), 'file')}"
-
-
-def whence(event: Event) -> str:
-    told = sources(event.get("sources") or {})
-    return f"from {told}" if told else ""
+    """ "1 of 3 files, from desktop 500 MB"."""
+    return f"{event.get('files', 0):,} of {count(event.get('files_total', 0), 'file')}{came_from(event.get('sources'), ', ')}"

@@ -15,14 +15,13 @@ from ..node.folders import check_folder
 from .ask import ask, read_password, read_text_file
 from .code import CODE_EVENTS
 from .join import enter
-from .link import Show, Waiting, events_of_member, running, show_all, show_event, show_events
-from .options import Address, AddressList, CommaList, Rate, Settings, command, option
+from .link import Show, Waiting, ask_member, connect, running, show_all, show_event, show_events
+from .options import CommaList, Settings, address, command, option, peer_address, rate
 from .show import Event, audience, count, files_and_size, names, result, say, size
 
 QUESTION = "No group here yet. Invite or code (Enter starts a new group): "
 WAIT_S = 3600.0  # for a keyholder that is away
 OF_THE_START = {"listen": "--listen", "advertise": "--advertise", "peers": "--peer", "name": "--name", "legacy": "--legacy-..."}
-LEGACY = ("tinyp2p", "molester", "listen", "peers", "shares", "inbox")
 FOLDER_EXAMPLE = "For example: tinyp2p share ~/Photos"
 
 
@@ -39,13 +38,13 @@ FOLDER_EXAMPLE = "For example: tinyp2p share ~/Photos"
 @click.argument("folders", metavar="[FOLDER]...", nargs=-1)
 @option("--as", "as_name", metavar="NAME", help="Call the share NAME; else it is called as its folder.")
 @option("--with", "with_members", metavar="M,...", type=CommaList(), help="Share with these members only.")
-@option("--listen", metavar="HOST:PORT", type=Address(), help="Where others reach this computer.")
-@option("--advertise", metavar="HOST:PORT", type=AddressList(), help="The address to tell others, if it is another.")
-@option("--peer", "peers", metavar="HOST:PORT", type=AddressList(), help="A member to begin with.")
+@option("--listen", metavar="HOST:PORT", type=address, help="Where others reach this computer.")
+@option("--advertise", metavar="HOST:PORT", type=CommaList(peer_address), help="The address to tell others, if it is another.")
+@option("--peer", "peers", metavar="HOST:PORT", type=CommaList(peer_address), help="A member to begin with.")
 @option(
     "--limit-rate",
     metavar="R",
-    type=Rate(),
+    type=rate,
     help="Send no more bytes a second than this, to all together: 500k, or by the hour: 2M,08:00-18:00=500k.",
 )
 @option("--no-lan", is_flag=True, help="Say and ask nothing in this network; codes then need an address.")
@@ -81,14 +80,13 @@ def share(
     no_lan: bool,
     new: bool,
     password_file: str | None,
-    legacy_password_file: str | None,
     **given: Any,
-) -> int:
+) -> None:
     """Share folders for as long as this runs.
 
     Whatever is added, changed or removed in a folder is seen by the others at once. Nothing is ever written into it. Folders are remembered.
     """
-    given["legacy"] = _legacy(legacy_password_file, **{name: given.pop(f"legacy_{name}") for name in LEGACY})
+    given["legacy"] = _legacy(**{name.removeprefix("legacy_"): given.pop(name) for name in list(given) if name.startswith("legacy_")})
     request: Event = {"folders": _folders(settings, folders, as_name, force), "as": as_name, "with": with_members, "force": force}
     request["limit_rate"] = given["limit_rate"]
     group, founded = _group(settings, request["folders"], new, password_file, given["peers"], given["name"])
@@ -97,7 +95,8 @@ def share(
     waiting = Waiting("Another command is at work in this home; sharing begins when it is done.", 0)
     while True:
         try:
-            return _hand_over(settings, group, request, ignored) if running(group) else _run(settings, group, options)
+            _hand_over(settings, group, request, ignored) if running(group) else _run(settings, group, options)
+            return
         except HomeBusy:
             waiting.a_moment()
 
@@ -153,19 +152,19 @@ def _ask_for_invite(settings: Settings, password_file: str | None) -> str:
     return ask(QUESTION)
 
 
-def _hand_over(settings: Settings, group: GroupHome, request: Event, ignored: list[str]) -> int:
+def _hand_over(settings: Settings, group: GroupHome, request: Event, ignored: list[str]) -> None:
     """A member runs already: it takes the folders, and this command is done."""
     notice = f'"{printable(group.name)}" is running on this computer already.'
     hint = f"It did not take over {', '.join(ignored)}: stop it and share again to change that." if ignored else ""
-    if not request["folders"] and not request["limit_rate"]:
-        show_event(settings, {"event": "notice", "level": "info", "message": notice, "hint": hint or "See: tinyp2p status"}, SHOWN)
-        return 0
-    show_all(settings, events_of_member(group, "share", request), **SHOWN)
-    show_event(settings, {"event": "notice", "level": "info", "message": f"{notice} It does this too from now on.", "hint": hint}, SHOWN)
-    return 0
+    if request["folders"] or request["limit_rate"]:
+        show_all(settings, ask_member(connect(group), "share", request), **SHOWN)
+        notice += " It does this too from now on."
+    else:
+        hint = hint or "See: tinyp2p status"
+    show_event(settings, {"event": "notice", "level": "info", "message": notice, "hint": hint}, SHOWN)
 
 
-def _run(settings: Settings, group: GroupHome, options: Event) -> int:
+def _run(settings: Settings, group: GroupHome, options: Event) -> None:
     """Run the member until Ctrl-C, SIGTERM or its own end."""
     from ..node.run import run_member
 
@@ -184,7 +183,6 @@ def _run(settings: Settings, group: GroupHome, options: Event) -> int:
         if options["new"] and not begun and not isinstance(error, HomeBusy):
             shutil.rmtree(group.path)  # a group that never began must not stand in the way of the next try
         raise
-    return 0
 
 
 def _show_ready(event: Event, may_ask: bool) -> None:
@@ -215,13 +213,12 @@ SHOWN: dict[str, Show] = {
 
 @command("unshare", "tinyp2p unshare Photos")
 @click.argument("share", metavar="SHARE")
-def unshare(settings: Settings, share: str) -> int:
+def unshare(settings: Settings, share: str) -> None:
     """Stop sharing a folder, at once.
 
     The folder itself stays as it is. What others have fetched they keep.
     """
     show_events(settings, "unshare", {"share": share}, unshared=_show_unshared)
-    return 0
 
 
 def _show_unshared(event: Event) -> None:

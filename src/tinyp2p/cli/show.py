@@ -36,6 +36,11 @@ def event_line(event: Event) -> None:
     print(f"{line}\n", end="", flush=True)
 
 
+def answer(as_json: bool, event: Event, text: str) -> None:
+    """The one result of a command that asks no node for it."""
+    event_line(event) if as_json else result(text)
+
+
 def problem(message: str, hint: str = "") -> None:
     """What went wrong, and on a second line what to do next."""
     say(f"tinyp2p: {printable(message)}")
@@ -101,13 +106,13 @@ def names(some: Iterable[str]) -> str:
     return ", ".join(printable(name) for name in some)
 
 
-def sources(bytes_from: dict[str, int]) -> str:
-    """Who gave how much, the largest first: "desktop 700 MB, laptop 400 MB"."""
-    ranked = sorted(((given, name) for name, given in bytes_from.items() if given), reverse=True)
+def came_from(bytes_from: dict[str, int] | None, before: str = " ") -> str:
+    """Who gave how much, the largest first: " from desktop 700 MB, laptop 400 MB"; nothing where nobody did."""
+    ranked = sorted(((given, name) for name, given in (bytes_from or {}).items() if given), reverse=True)
     shown = [f"{printable(name)} {size(given)}" for given, name in ranked[:SOURCES_SHOWN]]
     if len(ranked) > SOURCES_SHOWN:
         shown.append(f"{len(ranked) - SOURCES_SHOWN} more")
-    return ", ".join(shown)
+    return f"{before}from {', '.join(shown)}" if shown else ""
 
 
 def audience(with_whom: object) -> str:

@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from ..core.names import printable
 from .link import show_events
 from .options import Settings, command
-from .show import Event, audience, count, event_line, files_and_size, names, result, say, size, sources, table
+from .show import Event, audience, came_from, count, event_line, files_and_size, names, result, say, size, table
 
 
 @command("status", "tinyp2p status", "tinyp2p status --json")
-def status(settings: Settings) -> int:
+def status(settings: Settings) -> None:
     """Show what is going on on this computer."""
     show_events(settings, "status", {}, status=lambda event: result("\n".join(_status_lines(event))))
-    return 0
 
 
 def _status_lines(event: Event) -> Iterator[str]:
@@ -35,9 +34,8 @@ def _status_lines(event: Event) -> Iterator[str]:
         at, state = printable(peer["address"]), printable(peer["state"])
         yield f"{printable(peer['name'])} at {at} {state}" if peer.get("name") else f"Address {at}: {state}"
     for transfer in event.get("transfers", ()):
-        whence = f" from {told}" if (told := sources(transfer.get("sources") or {})) else ""
         moved = f"{size(transfer['bytes'])} of {size(transfer['total'])}, {size(transfer['rate'])}/s"
-        yield f"Fetching {printable(transfer['path'])}: {moved}{whence}"
+        yield f"Fetching {printable(transfer['path'])}: {moved}{came_from(transfer.get('sources'))}"
     if event.get("limit_rate"):
         yield f"Sends at most {printable(event['limit_rate'])} bytes a second."
     for upload in event.get("uploads", ()):
@@ -57,7 +55,7 @@ def _share_lines(share: Event) -> Iterator[str]:
 
 
 @command("paths", "tinyp2p paths", "tinyp2p --home /media/stick/tinyp2p paths")
-def paths(settings: Settings) -> int:
+def paths(settings: Settings) -> None:
     """Show where keys and settings are kept."""
     home = settings.all_groups
     groups = home.group_names()
@@ -68,8 +66,7 @@ def paths(settings: Settings) -> int:
     if settings.json:
         for what, name, path in found:
             event_line({"event": "path", "what": what, "group": name, "path": path})
-        return 0
+        return
     table([(what, printable(name or "-"), printable(path)) for what, name, path in found])
     if not groups:
         say("No group here yet. Start one with: tinyp2p share --new FOLDER, or enter one with: tinyp2p join")
-    return 0

@@ -228,7 +228,7 @@ class Operations:
         """Fetch what matches into a folder."""
         if self.node.keeping.put_out:
             raise Refused(self.node.keeping.put_out, COME_BACK)
-        only = frozenset(request.pop("only_peers", None) or ())
+        only = frozenset(request.get("only_peers") or ())
         if only and self.node.is_member:
             raise Refused("A member runs here, and it talks to everyone it knows.", "For --only-peers stop it first, or use another --home.")
         if only != (self.node.dialer.only or frozenset()):
