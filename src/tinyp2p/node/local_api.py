@@ -15,17 +15,17 @@ import msgspec
 from ..errors import LocalError, TinyP2PError
 from ..limits import MAX_JSON_BYTES
 from .asgi import Receive, Scope, Send, server_config
-from .flow import flow, pump, waiting
+from .flow import Event, Flow
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
 log = logging.getLogger(__name__)
-Operation = Callable[[str, dict[str, Any]], AsyncIterator[dict[str, Any]]]
+Operation = Callable[[str, Event], AsyncIterator[Event]]
 
 
-def error_event(error: BaseException) -> dict[str, Any]:
+def error_event(error: Exception) -> Event:
     """An error as the last event of an operation."""
     if isinstance(error, TinyP2PError):
         return {"event": "error", "code": error.code, "message": error.message, "hint": error.hint, "exit": error.exit_code}
@@ -37,9 +37,6 @@ class LocalApi:
     def __init__(self, path: str, operation: Operation) -> None:
         self.path = path
         self.operation = operation
-        self.at_work = 0
-        self.idle = asyncio.Event()
-        self.idle.set()
         self._connection: tuple[Config, ServerState] | None = None
         self._server: asyncio.Server | None = None
 
@@ -48,14 +45,13 @@ class LocalApi:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)
         try:
-            before = os.umask(0o177)
-            try:
-                listening.bind(self.path)
-            finally:
-                os.umask(before)
+            listening.bind(self.path)
         except OSError as error:
             raise LocalError(f"Cannot make {self.path} ({error.strerror}).") from error
+        finally:
+            os.umask(before)
         listening.setblocking(False)
         self._server = await asyncio.get_running_loop().create_unix_server(self._protocol, sock=listening)
 
@@ -67,6 +63,11 @@ class LocalApi:
         if self._connection is None:
             self._connection = server_config(self._application), ServerState()
         return HttpToolsProtocol(*self._connection, {}, asyncio.get_running_loop())
+
+    async def idle(self) -> None:
+        """Wait until nobody asks for anything."""
+        while self._connection and (tasks := set(self._connection[1].tasks)):
+            await asyncio.wait(tasks)
 
     async def close(self) -> None:
         if self._server is not None:
@@ -81,15 +82,8 @@ class LocalApi:
             await send({"type": "http.response.start", "status": 404, "headers": []})
             await send({"type": "http.response.body", "body": b""})
             return
-        self.at_work += 1
-        self.idle.clear()
-        try:
-            with contextlib.suppress(asyncio.CancelledError):  # this node ends; whoever asked hears it by the end of the answer
-                await self._answer(scope["path"].removeprefix("/v1/"), receive, send)
-        finally:
-            self.at_work -= 1
-            if not self.at_work:
-                self.idle.set()
+        with contextlib.suppress(asyncio.CancelledError):  # this node ends; whoever asked hears it by the end of the answer
+            await self._answer(scope["path"].removeprefix("/v1/"), receive, send)
 
     async def _answer(self, operation: str, receive: Receive, send: Send) -> None:
         body = bytearray()
@@ -111,26 +105,19 @@ class LocalApi:
             await asyncio.gather(working, leaving, return_exceptions=True)
 
     async def _work(self, operation: str, body: bytes, send: Send) -> None:
+        """Send events as they come, those that come together in one piece; the last tells of what ended them, if it was an error."""
         try:
             request = msgspec.json.decode(body, type=dict[str, Any]) if body else {}
-            await self._tell(self.operation(operation, request), send)
+            flow = Flow(self.operation(operation, request), asyncio.get_running_loop())
+            try:
+                while events := await flow.take():
+                    await _send(send, events)
+            finally:
+                await flow.end()
         except Exception as error:
-            await send({"type": "http.response.body", "body": msgspec.json.encode(error_event(error)) + b"\n", "more_body": True})
+            await _send(send, [error_event(error)])
         await send({"type": "http.response.body", "body": b""})
 
-    async def _tell(self, events: AsyncIterator[dict[str, Any]], send: Send) -> None:
-        """Send events as they come, those that come together in one piece; raises what ended them."""
-        come = flow()
-        pumping = asyncio.create_task(pump(events, come))
-        try:
-            while True:
-                found = await waiting(come)
-                lines = [msgspec.json.encode(event) + b"\n" for event in found if isinstance(event, dict)]
-                await send({"type": "http.response.body", "body": b"".join(lines), "more_body": True})
-                if isinstance(found[-1], BaseException):
-                    raise found[-1]
-                if found[-1] is None:
-                    return
-        finally:
-            pumping.cancel()
-            await asyncio.gather(pumping, return_exceptions=True)
+
+async def _send(send: Send, events: list[Event]) -> None:
+    await send({"type": "http.response.body", "body": b"".join(msgspec.json.encode(event) + b"\n" for event in events), "more_body": True})

@@ -17,9 +17,8 @@ from typing import Any
 from ..disk.home import GroupHome
 from ..disk.log import log_to
 from ..errors import HomeBusy, NothingMatched, TinyP2PError, UsageError
-from .flow import flow, pump, waiting
+from .flow import Event, Flow
 from .node import SETTLE_S, Node
-from .operations import Event
 from .own_share import OwnShare
 
 OPERATIONS_END_S = 5.0
@@ -58,7 +57,11 @@ async def _member_life(node: Node, options: dict[str, Any]) -> AsyncIterator[Eve
         node.begin()
         remembered = list(node.shares.own.values())
         offered = await _offered(node, {**options, "folders": folders})
-        legacy = await _legacy(node, offered, options["legacy"]) if options.get("legacy") else []
+        legacy: list[Event] = []
+        if options.get("legacy"):
+            from ..legacy.begin import Bridge  # needed by few
+
+            legacy = await Bridge(node, offered, **options["legacy"]).open()
         record = node.members.members[node.me]
         yield {
             "event": "ready",
@@ -83,16 +86,9 @@ async def _member_life(node: Node, options: dict[str, Any]) -> AsyncIterator[Eve
             yield event
         with contextlib.suppress(TimeoutError):  # whoever brought the end about is still to be told
             async with asyncio.timeout(OPERATIONS_END_S):
-                await node.api.idle.wait()
+                await node.api.idle()
     finally:
         await node.close()
-
-
-async def _legacy(node: Node, given: list[OwnShare], options: dict[str, Any]) -> list[Event]:
-    """Speak with networks of 2004; what is to be told of it."""
-    from ..legacy.begin import Bridge  # needed by few
-
-    return await Bridge(node, given, **options).open()
 
 
 async def _when_keys_change(node: Node) -> None:
@@ -126,7 +122,7 @@ async def _once_events(home: GroupHome, operation: str, request: dict[str, Any])
             yield event
         await node.gossip.told()
         # Other commands may have found this node and handed it their work.
-        await node.api.idle.wait()
+        await node.api.idle()
     finally:
         await node.close()
 
@@ -158,18 +154,12 @@ def _locked(home: GroupHome, events: AsyncIterator[Event]) -> Generator[Event]:
     try:
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             runner.get_loop().set_exception_handler(_log_problem)
-            come = flow()
-            pumping = runner.get_loop().create_task(pump(events, come))
+            flow = Flow(events, runner.get_loop())
             try:
-                while True:
-                    for event in runner.run(waiting(come)):
-                        if event is None:
-                            return
-                        if isinstance(event, BaseException):
-                            raise event
-                        yield event
+                while found := runner.run(flow.take()):
+                    yield from found
             finally:
-                runner.run(_end(pumping))
+                runner.run(flow.end())
     finally:
         logging.getLogger().removeHandler(handler)
         handler.close()
@@ -187,8 +177,3 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     import uvloop
 
     return uvloop.new_event_loop()
-
-
-async def _end(pumping: asyncio.Task[None]) -> None:
-    pumping.cancel()
-    await asyncio.gather(pumping, return_exceptions=True)
