@@ -11,6 +11,9 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 
+import msgspec
+from msgspec import field
+
 from ..core import wire
 from ..core.chunks import is_chunk
 from ..core.frames import HEAD_BYTES, decode_frames
@@ -59,29 +62,20 @@ class _Memory:
         return self._raw[: self._filled]
 
 
-class Batches:
+class Batches(msgspec.Struct):
     """`run` fetches and places what it can, and returns it; `placed` is told of each file."""
 
-    def __init__(
-        self,
-        swarm: Swarm,
-        notes: Notes,
-        target: Target,
-        rate: Rate,
-        on_bytes: Callable[[MemberId, int], None],
-        placed: Callable[[Item, MemberId], None],
-    ) -> None:
-        self.swarm = swarm
-        self.notes = notes
-        self.target = target
-        self.rate = rate
-        self.on_bytes = on_bytes
-        self.placed = placed
-        self.done: set[Item] = set()
-        self._tried: set[MemberId] = set()
-        self._waiting: dict[Holders, deque[Item]] = defaultdict(deque)
-        self._one_at_a_time = asyncio.Lock()
-        self._most = LEAST
+    swarm: Swarm
+    notes: Notes
+    target: Target
+    rate: Rate
+    on_bytes: Callable[[MemberId, int], None]
+    placed: Callable[[Item, MemberId], None]
+    done: set[Item] = field(default_factory=set)
+    _tried: set[MemberId] = field(default_factory=set)
+    _waiting: dict[Holders, deque[Item]] = field(default_factory=lambda: defaultdict(deque))
+    _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _most: int = LEAST
 
     async def run(self, items: Iterable[Item]) -> set[Item]:
         """Put every source to work once, also one that comes meanwhile, until nothing waits or nobody is left to ask."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol, TypeVar
 
 import msgspec
+from msgspec import field
 
 from ..disk.notes import Notes, Placed
 from ..disk.part_files import stored_bytes
@@ -21,6 +22,7 @@ from ..limits import CONFIRM_BYTES, CONFIRM_FILES, FILES_AT_ONCE, FREE_SPACE_KEP
 from ..model import Cid, MemberId
 from .batches import Batches
 from .download import Offline
+from .flow import Event
 from .plan import Item, Plan, look_at
 from .rate import Rate
 from .search import Search, Wish
@@ -28,7 +30,6 @@ from .swarm import Swarm
 
 log = logging.getLogger(__name__)
 PROGRESS_S = 0.2
-Event = dict[str, Any]
 
 
 class Closing(Protocol):
@@ -59,27 +60,26 @@ class Request(msgspec.Struct, frozen=True):
         return Wish(self.patterns, self.regex, self.member, self.cid)
 
 
-class GetJob:
+class GetJob(msgspec.Struct, eq=False):
     """One get at work."""
 
-    def __init__(self, search: Search, swarm: Swarm, notes: Notes, request: Request, target: Target) -> None:
-        self.search = search
-        self.swarm = swarm
-        self.notes = notes
-        self.request = request
-        self.target = target
-        self.rate = Rate(request.limit_rate)
-        self.events: asyncio.Queue[Event | None] = asyncio.Queue()
-        self.counts: dict[str, int] = defaultdict(int)
-        self.bytes_from: dict[MemberId, int] = defaultdict(int)
-        self.received_from: dict[MemberId, int] = defaultdict(int)
-        self.finished_bytes = 0
-        self.total_bytes = 0
-        self.total_files = 0
-        self.began_s = time.monotonic()
-        self._speed: list[tuple[float, int]] = []
-        self._parts: set[Part] = set()
-        self._full: DiskFull | None = None
+    search: Search
+    swarm: Swarm
+    notes: Notes
+    request: Request
+    target: Target
+    rate: Rate
+    events: asyncio.Queue[Event | None] = field(default_factory=asyncio.Queue)
+    counts: Counter[str] = field(default_factory=Counter)
+    bytes_from: Counter[MemberId] = field(default_factory=Counter)
+    received_from: Counter[MemberId] = field(default_factory=Counter)
+    finished_bytes: int = 0
+    total_bytes: int = 0
+    total_files: int = 0
+    began_s: float = field(default_factory=time.monotonic)
+    _speed: list[tuple[float, int]] = []
+    _parts: set[Part] = field(default_factory=set)
+    _full: DiskFull | None = None
 
     # --- before -----------------------------------------------------------------------------------------------------
     def announce(self, plan: Plan) -> Event:
@@ -116,13 +116,7 @@ class GetJob:
         """Fetch everything, a few files at once; events as they happen, a `summary` at the end."""
         working = asyncio.create_task(self._work(plan))
         try:
-            while True:
-                try:
-                    event = self.events.get_nowait()  # no timer for each of a million files
-                except asyncio.QueueEmpty:
-                    event = await self._next_event()
-                if event is None:
-                    break
+            while (event := await self._next_event()) is not None:
                 yield event
             await working
         finally:
@@ -134,6 +128,9 @@ class GetJob:
             raise self._full
 
     async def _next_event(self) -> Event | None:
+        """What happens next; where nothing does for a moment, how far it is."""
+        if not self.events.empty():
+            return self.events.get_nowait()  # no timer for each of a million files
         try:
             async with asyncio.timeout(PROGRESS_S):
                 return await self.events.get()
@@ -149,7 +146,7 @@ class GetJob:
                 for _ in range(min(FILES_AT_ONCE, len(plan.items))):
                     tasks.create_task(self._take_from(waiting))
             for item in plan.links:
-                await asyncio.to_thread(self._make_link, item)
+                self._tell(item, *await asyncio.to_thread(self._make_link, item))
             await asyncio.to_thread(self.target.sync)
         finally:
             self.events.put_nowait(None)
@@ -176,14 +173,14 @@ class GetJob:
             except LocalError as error:
                 log.info("folder not made path=%r error=%s", path, error)
 
-    def _make_link(self, item: Item) -> None:
+    def _make_link(self, item: Item) -> tuple[str, str]:
+        """Its status and the reason. Blocks."""
         try:
-            made = self.target.make_symlink(item.path, item.entry.target or "")
-            self._tell(item, "done" if made else "exists")
+            return "done" if self.target.make_symlink(item.path, item.entry.target or "") else "exists", ""
         except FileExistsError:
-            self._tell(item, "differs", "Something else has that name here.")
+            return "differs", "Something else has that name here."
         except LocalError as error:
-            self._tell(item, "failed", error.message)
+            return "failed", error.message
 
     async def _have(self, item: Item) -> None:
         """One file, to its end; only a full disk ends the whole."""
@@ -222,8 +219,7 @@ class GetJob:
             self.swarm.ended(cid)
             if part.is_open:
                 await asyncio.to_thread(part.close)
-        for member, size in bytes_from.items():
-            self.bytes_from[member] += size
+        self.bytes_from.update(bytes_from)
         return bytes_from
 
     @property
@@ -261,7 +257,7 @@ class GetJob:
 
     def _named(self, by_member: dict[MemberId, int]) -> dict[str, int]:
         names = self.search.names()
-        return {names.get(member, member): size for member, size in by_member.items()}
+        return {names[member]: size for member, size in by_member.items()}
 
     def progress(self) -> Event:
         now = time.monotonic()
@@ -281,19 +277,14 @@ class GetJob:
             "sources": self._named(self.received_from),
         }
 
-    @property
-    def is_resumable(self) -> bool:
-        """Whether running it again may bring more."""
-        return bool(self.counts["offline"] or self.counts["failed"])
-
     def summary(self) -> Event:
-        files = sum(self.counts[status] for status in ("done", "exists", "differs", "offline", "failed"))
+        by_status = {status: self.counts[status] for status in ("done", "exists", "differs", "offline", "failed")}
         return {
             "event": "summary",
-            "files": files,
+            "files": sum(by_status.values()),
             "bytes": self.counts["bytes"],
             "seconds": round(time.monotonic() - self.began_s, 3),
-            **{status: self.counts[status] for status in ("done", "exists", "differs", "offline", "failed")},
+            **by_status,
             "received": self.received_bytes,
             "bytes_from": self._named(self.bytes_from),
         }
