@@ -18,11 +18,10 @@ from .folders import check_folder, share_name
 from .get_job import Request
 from .keeping import COME_BACK
 from .people import People
-from .search import Wish, time_text
+from .search import Names, Wish, time_text
 
 if TYPE_CHECKING:
     from ..legacy.begin import Bridge
-    from .node import Node
     from .own_share import OwnShare
 
 Event = dict[str, Any]
@@ -30,24 +29,20 @@ SCAN_WAIT_S = 10.0
 FOUND_AT_ONCE = 500
 NOT_SPOKEN = "No MoleSter network is spoken here.", "Begin with: tinyp2p share --legacy-molester IP:PORT --legacy-password-file F"
 
-
+OF_PEOPLE = ("members", "invite", "invites", "withdraw", "expel", "promote", "rekey", "leave", "credentials")
+OF_FILES = ("share", "unshare", "code", "find", "ls", "get", "status", "bundle", "unbundle", "legacy_get", "legacy_send")
 OF_OTHERS = ("find", "ls", "get", "members")
 
 
-class Operations:
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.people = People(node)
-        self.bridge: Bridge | None = None  # to networks of 2004, where one is spoken
+class Operations(People):
+    bridge: Bridge | None = None  # to networks of 2004, where one is spoken
 
     def run(self, operation: str, request: Event) -> AsyncIterator[Event]:
         """The events of an operation; raises UsageError for one that does not exist."""
-        shares = (self.share, self.unshare, self.code, self.find, self.ls, self.get, self.status)
-        mine = (*shares, self.bundle, self.unbundle, self.legacy_get, self.legacy_send)
-        named = {method.__name__: method for method in mine} | self.people.operations()
-        if operation not in named:
+        if operation not in OF_PEOPLE + OF_FILES:
             raise UsageError(f"There is no operation {operation}.", "Is the running member of another version? Start it anew.")
-        return self._with_notice(named[operation](request)) if operation in OF_OTHERS else named[operation](request)
+        events: AsyncIterator[Event] = getattr(self, operation)(request)
+        return self._with_notice(events) if operation in OF_OTHERS else events
 
     async def _with_notice(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
         async for event in events:
@@ -181,7 +176,7 @@ class Operations:
         if not text:
             keys = sorted((key for key in node.members.shares if node.search.is_visible(key)), key=lambda key: (names[key.member], key.share))
             for key in keys:
-                yield self._share(key, names[key.member])
+                yield self._share_event(key, names[key.member])
             yield node.search.summary(len(keys))
             return
         key, path = self._place(text)
@@ -195,7 +190,7 @@ class Operations:
             yield node.search.event(key, entry, names)
         yield node.search.summary(len(entries) or 1)
 
-    def _share(self, key: ShareKey, name: str) -> Event:
+    def _share_event(self, key: ShareKey, name: str) -> Event:
         record, state = self.node.members.shares[key].record, self.node.catalogs.state(key)
         return {
             "event": "share",
@@ -290,18 +285,16 @@ class Operations:
             "warnings": node.warnings(),
         }
 
-    def _let_in(self, names: dict[MemberId, str]) -> Event:
+    def _let_in(self, names: Names) -> Event:
         """Who let whom in, by name."""
         let_in: dict[str, list[str]] = {}
         for member, known in self.node.members.members.items():
             if known.peer.admitted_by not in ("", member):
-                by = MemberId(known.peer.admitted_by)
-                let_in.setdefault(names.get(by, by), []).append(names.get(member, member))
+                let_in.setdefault(names[MemberId(known.peer.admitted_by)], []).append(names[member])
         return {by: sorted(members) for by, members in let_in.items()}
 
-    def _peer(self, address: str, state: str, names: dict[MemberId, str]) -> Event:
+    def _peer(self, address: str, state: str, names: Names) -> Event:
         """What is known of an address that the user gave, and who answers there."""
         online = (member for member, at in self.node.dialer.working.items() if at == address and self.node.search.is_online(member))
         member = next(online, None)
-        name = names.get(member, member) if member else None
-        return {"address": address, "name": name, "state": "answers" if member else state}
+        return {"address": address, "name": names[member] if member else None, "state": "answers" if member else state}

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import NothingMatched, Refused, TinyP2PError, Unreachable, UsageError
 from ..limits import INVITE_DAYS
 from ..model import MemberId, Role, ShareKey
+from .flow import Event
 from .search import Names, time_text
 
 if TYPE_CHECKING:
     from .node import Node
 
-Event = dict[str, Any]
-
 
 class People:
     def __init__(self, node: Node) -> None:
         self.node = node
-
-    def operations(self) -> dict[str, Callable[[Event], AsyncIterator[Event]]]:
-        keys = (self.expel, self.promote, self.rekey, self.leave, self.credentials)
-        named = (self.members, self.invite, self.invites, self.withdraw, *keys)
-        return {operation.__name__: operation for operation in named}
 
     # --- letting in -------------------------------------------------------------------------------------------------
     async def invite(self, request: Event) -> AsyncIterator[Event]:
@@ -143,7 +137,7 @@ class People:
         node.notices.put_nowait(None)
 
     # --- who is there -----------------------------------------------------------------------------------------------
-    async def members(self, _request: dict[str, Any]) -> AsyncIterator[Event]:
+    async def members(self, _request: Event) -> AsyncIterator[Event]:
         """Everyone who is known, oneself first."""
         names, seen = self.node.search.names(), self.node.notes.last_seen()
         for member in sorted(names, key=lambda member: (member != self.node.me, not self.node.search.is_online(member), names[member])):
