@@ -35,11 +35,8 @@ def credentials(settings: Settings, folder: str, member: str | None) -> None:
     host, port = split_address(event["address"])
     files = {name: group.read(name) or b"" for name in COPIED}
     files["server"] = f"{event['server_name']} {host} {port} {event['member']}\n".encode()
-    with explaining(path, FileExistsError):
-        try:
-            os.makedirs(path, 0o700)
-        except FileExistsError:
-            raise _taken(path) from None
+    with explaining(path):
+        os.makedirs(path, 0o700)
     try:
         for name, data in files.items():
             write_private(os.path.join(path, name), data)
@@ -51,14 +48,10 @@ def credentials(settings: Settings, folder: str, member: str | None) -> None:
     say("Whoever has these files passes for this computer in the group. Keep them to yourself; delete them when you are done.")
 
 
-def _taken(path: str) -> Refused:
-    return Refused(f"{printable(path)} is there already; nothing was written.", "Choose another name, or delete it first.")
-
-
 def _check(settings: Settings, path: str) -> None:
     """Nothing is overwritten, and keys never land where they would be shared; raises Refused."""
     if os.path.lexists(path):
-        raise _taken(path)
+        raise Refused(f"{printable(path)} is there already; nothing was written.", "Choose another name, or delete it first.")
     real = os.path.realpath(path)
     for name in settings.all_groups.group_names():
         for share in settings.all_groups.group(name).settings().get("shares", []):

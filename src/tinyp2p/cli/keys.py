@@ -12,7 +12,7 @@ from ..core.names import printable
 from ..disk.home import make_private_folder
 from ..errors import HomeBusy, LocalError, Refused
 from .ask import confirm, read_password
-from .link import Waiting, show_events
+from .link import moments, show_events
 from .options import CommaList, Settings, command, option
 from .show import Event, answer, names, result, say
 
@@ -86,10 +86,11 @@ def leave(settings: Settings, yes: bool, force: bool) -> None:
     group = settings.selected()
     _sure(settings, f'Leave "{printable(group.name)}" and delete its keys from this computer?', yes)
     show_events(settings, "leave", {"force": force})
-    waiting = Waiting("Waiting for the member that runs here to end.", 2.0)
-    while (lock := group.lock()) is None:
-        if not waiting.a_moment(ENDS_WITHIN_S):
-            raise HomeBusy("The member that runs here does not end.", "Stop it, then run this again.")
+    for _ in moments("Waiting for the member that runs here to end.", 2.0, ENDS_WITHIN_S):
+        if (lock := group.lock()) is not None:
+            break
+    else:
+        raise HomeBusy("The member that runs here does not end.", "Stop it, then run this again.")
     try:
         shutil.rmtree(group.path)
     finally:
@@ -128,13 +129,13 @@ def _decrypted(raw: bytes, passphrase: str) -> bytes:
     """What a backup holds. age refuses what it thinks too hard for this computer, which it measures anew each time and gets wrong on a busy one."""
     import pyrage
 
-    for tries_left in reversed(range(5)):
+    for _ in range(5):
         try:
             return bytes(pyrage.passphrase.decrypt(raw, passphrase))
         except pyrage.DecryptError as error:
-            if TOO_HARD not in str(error) or not tries_left:
-                raise
-    raise AssertionError
+            if TOO_HARD not in str(error):
+                raise Refused("The passphrase is wrong, or this is no backup.", "Capitals count.") from error
+    raise LocalError("This computer is too slow to open the backup, or too busy just now.", "Run the same command again.")
 
 
 @command("restore", "tinyp2p restore family.age")
@@ -145,17 +146,11 @@ def restore(settings: Settings, file: str, password_file: str | None) -> None:
 
     Only where the other computer is gone: two that work with the same keys disturb each other, and stop.
     """
-    import pyrage
-
     passphrase = read_password(settings, password_file, False, "Give the passphrase with --password-file F or in TINYP2P_PASSWORD.")
     try:
         with open(file, "rb") as source:
             kept = json.loads(_decrypted(source.read(1 << 20), passphrase))
         name, files = settings.group or str(kept["group"]), {str(key): str(data).encode() for key, data in kept["files"].items() if key in KEPT}
-    except pyrage.DecryptError as error:
-        if TOO_HARD in str(error):
-            raise LocalError("This computer is too slow to open the backup, or too busy just now.", "Run the same command again.") from error
-        raise Refused("The passphrase is wrong, or this is no backup.", "Capitals count.") from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise LocalError(f"{file} is no backup of tinyp2p.") from error
     home = settings.all_groups

@@ -5,10 +5,11 @@ Asking a running member must not cost the loading of what a node needs.
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
@@ -42,24 +43,15 @@ def running(home: GroupHome) -> bool:
     return connection is not None
 
 
-class Waiting:
-    """A wait until another command in this home is done, told once when it has lasted."""
-
-    def __init__(self, text: str, said_after_s: float) -> None:
-        self.text = text
-        self.began_s = time.monotonic()
-        self.said_after_s = said_after_s
-
-    def a_moment(self, limit_s: float | None = None) -> bool:
-        """Wait a little; False where it has lasted for longer than the limit."""
-        lasted_s = time.monotonic() - self.began_s
-        if limit_s is not None and lasted_s > limit_s:
-            return False
-        if self.text and lasted_s >= self.said_after_s:
-            say(self.text)
-            self.text = ""
+def moments(text: str, said_after_s: float, limit_s: float = math.inf) -> Iterator[None]:
+    """A wait until another command in this home is done, a moment at a time, told once when it has lasted; ends at the limit."""
+    began_s = time.monotonic()
+    while (lasted_s := time.monotonic() - began_s) <= limit_s:
+        yield
+        if text and lasted_s >= said_after_s:
+            say(text)
+            text = ""
         time.sleep(BUSY_POLL_S)
-        return True
 
 
 def events(home: GroupHome, operation: str, request: Event) -> Generator[Event]:
@@ -67,8 +59,7 @@ def events(home: GroupHome, operation: str, request: Event) -> Generator[Event]:
 
     Where another process of this home is just beginning or ending, it is asked again until it answers or is gone.
     """
-    waiting = Waiting("Another tinyp2p is at work in this home; waiting for it.", BUSY_SAID_S)
-    while True:
+    for _ in moments("Another tinyp2p is at work in this home; waiting for it.", BUSY_SAID_S, BUSY_FOR_S):
         try:
             if connection := connect(home):
                 yield from ask_member(connection, operation, request)
@@ -77,9 +68,9 @@ def events(home: GroupHome, operation: str, request: Event) -> Generator[Event]:
 
                 yield from run_once(home, operation, request)
             return
-        except HomeBusy:
-            if not waiting.a_moment(BUSY_FOR_S):
-                raise
+        except HomeBusy as error:
+            busy = error
+    raise busy
 
 
 def show_events(settings: Settings, operation: str, request: Event, **shown: Show) -> tuple[Counter[str], dict[str, Event]]:

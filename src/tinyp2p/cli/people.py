@@ -9,13 +9,25 @@ import click
 
 from ..core.names import printable
 from ..errors import UsageError
-from .code import CODE_EVENTS
-from .link import running, show_events
+from .link import Show, running, show_events
 from .options import CommaList, Settings, command, option, span
 from .show import Event, ago, date, duration, files_and_size, names, result, say, table
 
 DEFAULT = click.core.ParameterSource.DEFAULT
 WHERE = {"this computer": "on this computer only", "this network": "from this network", "anywhere": "from anywhere"}
+
+
+def _code(event: Event) -> None:
+    peer, where = ("", "this network, ") if event["lan"] else (f" --peer {printable(event['address'])}", "")
+    say(f"To let someone in, they run  tinyp2p join{peer}  and type")
+    say(f"  {printable(event['code'])}   ({where}10 minutes)")
+
+
+CODE_EVENTS: dict[str, Show] = {  # of a code that this computer shows, also in `share`; who types one is in join.py
+    "code": _code,
+    "burned": lambda event: say("Somebody tried a wrong code; it is void."),
+    "paired": lambda event: say("The code was right. To let in another: tinyp2p invite --code"),
+}
 
 
 @command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -13,10 +14,10 @@ from ..disk.home import GroupHome
 from ..errors import HomeBusy, LocalError, UsageError
 from ..node.folders import check_folder
 from .ask import ask, read_password, read_text_file
-from .code import CODE_EVENTS
 from .join import enter
-from .link import Show, Waiting, ask_member, connect, running, show_all, show_event, show_events
+from .link import Show, ask_member, connect, moments, running, show_all, show_event, show_events
 from .options import CommaList, Settings, address, command, option, peer_address, rate
+from .people import CODE_EVENTS
 from .show import Event, audience, count, files_and_size, names, result, say, size
 
 QUESTION = "No group here yet. Invite or code (Enter starts a new group): "
@@ -92,13 +93,10 @@ def share(
     group, founded = _group(settings, request["folders"], new, password_file, given["peers"], given["name"])
     ignored = [option for name, option in OF_THE_START.items() if given[name]]
     options: Event = {**request, **given, "lan": not no_lan, "new": founded, "code": settings.may_ask}
-    waiting = Waiting("Another command is at work in this home; sharing begins when it is done.", 0)
-    while True:
-        try:
+    for _ in moments("Another command is at work in this home; sharing begins when it is done.", 0):
+        with suppress(HomeBusy):
             _hand_over(settings, group, request, ignored) if running(group) else _run(settings, group, options)
             return
-        except HomeBusy:
-            waiting.a_moment()
 
 
 def _legacy(password_file: str | None, **wish: Any) -> Event | None:
