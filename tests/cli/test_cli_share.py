@@ -14,7 +14,7 @@ import fake_node
 import pytest
 from fake_member import Terminal
 
-from tinyp2p.errors import Unreachable
+from tinyp2p.errors import LocalError, Unreachable
 
 PROGRAM = [sys.executable, fake_node.__file__]
 QUESTION = "No group here yet. Invite or code (Enter starts a new group): "
@@ -276,3 +276,16 @@ def test_invite_by_code(member, tinyp2p):
     assert refused.code == 2 and "A code is for one member" in refused.err
     ran = tinyp2p("invite", "--code", "--json")
     assert json.loads(ran.out.splitlines()[0]) == code and fake.requests == [("code", {})] * 2
+
+
+@pytest.mark.parametrize("json_too", [[], ["--json"]], ids=["text", "json"])
+@pytest.mark.parametrize("began", [False, True], ids=["before", "after"])
+def test_a_new_group_goes_only_where_its_member_never_began(faked, photos, home, tinyp2p, monkeypatch, json_too, began):
+    def run_member(home, options):
+        if began:
+            yield {"event": "ready", "member": "m", "name": "desktop", "address": "10.0.0.1:22004", "group": home.name, "new": True}
+        raise LocalError("It fails.")
+
+    monkeypatch.setattr(sys.modules["tinyp2p.node.run"], "run_member", run_member)
+    assert tinyp2p("share", "--new", str(photos), *json_too).code == 1
+    assert (home / "groups/Photos").exists() == began

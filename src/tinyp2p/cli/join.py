@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
+from typing import Any
 
 import click
 
 from ..core.names import printable
-from ..disk.home import GroupHome, Home
+from ..disk.home import GroupHome
 from ..errors import TinyP2PError, UsageError
 from .ask import ask, read_password, read_text_file
 from .link import events, show_event
@@ -29,15 +30,7 @@ from .show import Event, event_line, say, table
 @option("--peer", "peers", metavar="HOST:PORT", type=CommaList(peer_address), help="Where to ask, with a code or a password.")
 @option("--name", metavar="NAME", help="What this computer is to be called in the group.")
 @option("--wait", metavar="TIME", type=span, default="1h", help="How long to wait for a keyholder that is away: 30s, 10m (1h).")
-def join(
-    settings: Settings,
-    source: tuple[str, ...],
-    invite_file: str | None,
-    password_file: str | None,
-    peers: list[str],
-    name: str | None,
-    wait: int,
-) -> None:
+def join(settings: Settings, source: tuple[str, ...], invite_file: str | None, password_file: str | None, wait: int, **given: Any) -> None:
     """Enter a group with an invite, a code or a password.
 
     A member makes the invite and sends it to you, or tells you the code. It is asked for here, or read from a file or (with -) from stdin.
@@ -45,16 +38,16 @@ def join(
     if source not in ((), ("-",)):
         hint = "Run tinyp2p join alone and paste it when asked, or: tinyp2p join - < FILE"
         raise UsageError("An invite does not belong on the command line: others on this computer could read it there.", hint)
-    if password_file is not None or (peers and settings.group is not None):
+    if password_file is not None or (given["peers"] and settings.group is not None):
         if source or invite_file is not None:
             raise UsageError("Give an invite or a password, not both.")
-        group = _join_password(settings, password_file, peers, name)
+        group = _join_password(settings, password_file, **given)
     else:
-        group = enter(settings.all_groups, _read_invite(settings, bool(source), invite_file), peers, name, settings, wait)
+        group = enter(settings, _read_invite(settings, bool(source), invite_file), **given, wait_s=wait)
     _welcome(settings, group)
 
 
-def enter(home: Home, text: str, peers: list[str], member_name: str | None, settings: Settings, wait_s: float = 0.0) -> GroupHome:
+def enter(settings: Settings, text: str, peers: list[str], name: str | None, wait_s: float) -> GroupHome:
     """Be let in by an invite, or by a code, which is asked for one in this network or at the peers."""
 
     def waits(message: str) -> None:
@@ -70,7 +63,7 @@ def enter(home: Home, text: str, peers: list[str], member_name: str | None, sett
         from ..node.pairing import invite_for
 
         text = invite_for(code, peers)
-    return join_invite(home, text, member_name, settings.group, wait_s, waits)
+    return join_invite(settings.all_groups, text, name, settings.group, wait_s, waits)
 
 
 def _join_password(settings: Settings, password_file: str | None, peers: list[str], name: str | None) -> GroupHome:

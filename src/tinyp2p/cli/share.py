@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import closing, suppress
 from typing import Any
 
 import click
@@ -37,16 +38,13 @@ FOLDER_EXAMPLE = "For example: tinyp2p share ~/Photos"
     "tinyp2p share --legacy-tinyp2p 192.0.2.20:18001 --legacy-password-file F --legacy-peer http://192.0.2.30:18001",
 )
 @click.argument("folders", metavar="[FOLDER]...", nargs=-1)
-@option("--as", "as_name", metavar="NAME", help="Call the share NAME; else it is called as its folder.")
-@option("--with", "with_members", metavar="M,...", type=CommaList(), help="Share with these members only.")
+@option("--as", "as", metavar="NAME", help="Call the share NAME; else it is called as its folder.")
+@option("--with", "with", metavar="M,...", type=CommaList(), help="Share with these members only.")
 @option("--listen", metavar="HOST:PORT", type=address, help="Where others reach this computer.")
 @option("--advertise", metavar="HOST:PORT", type=CommaList(peer_address), help="The address to tell others, if it is another.")
 @option("--peer", "peers", metavar="HOST:PORT", type=CommaList(peer_address), help="A member to begin with.")
 @option(
-    "--limit-rate",
-    metavar="R",
-    type=rate,
-    help="Send no more bytes a second than this, to all together: 500k, or by the hour: 2M,08:00-18:00=500k.",
+    "--limit-rate", metavar="R", type=rate, help="Send no more bytes a second than this, to all together: 500k, or by the hour: 2M,08:00-18:00=500k."
 )
 @option("--no-lan", is_flag=True, help="Say and ask nothing in this network; codes then need an address.")
 @option("--new", is_flag=True, help="Start a new group (with --group NAME: of that name).")
@@ -57,13 +55,7 @@ FOLDER_EXAMPLE = "For example: tinyp2p share ~/Photos"
 @option("--legacy-molester", metavar="IP:PORT", help="Speak with MoleSter of 2004 too, there; nothing is encrypted.")
 @option("--legacy-listen", metavar="HOST[:PORT]", help="Listen there for them, where the address above is a router's.")
 @option("--legacy-password-file", metavar="F", help="The file with the password of those networks.")
-@option(
-    "--legacy-peer",
-    "legacy_peers",
-    metavar="URL|IP:PORT",
-    multiple=True,
-    help="A peer of theirs: http://HOST:PORT, of MoleSter IP:PORT.",
-)
+@option("--legacy-peer", "legacy_peers", metavar="URL|IP:PORT", multiple=True, help="A peer of theirs: http://HOST:PORT, of MoleSter IP:PORT.")
 @option(
     "--legacy-share",
     "legacy_shares",
@@ -72,27 +64,20 @@ FOLDER_EXAMPLE = "For example: tinyp2p share ~/Photos"
     help="Offer them this share, also another member's; else the FOLDERs given here.",
 )
 @option("--legacy-inbox", metavar="DIR", help="Take in files that MoleSter's peers push, into this folder.")
-def share(
-    settings: Settings,
-    folders: tuple[str, ...],
-    as_name: str | None,
-    with_members: list[str],
-    force: bool,
-    no_lan: bool,
-    new: bool,
-    password_file: str | None,
-    **given: Any,
-) -> None:
+def share(settings: Settings, new: bool, no_lan: bool, password_file: str | None, **given: Any) -> None:
     """Share folders for as long as this runs.
 
     Whatever is added, changed or removed in a folder is seen by the others at once. Nothing is ever written into it. Folders are remembered.
     """
     given["legacy"] = _legacy(**{name.removeprefix("legacy_"): given.pop(name) for name in list(given) if name.startswith("legacy_")})
-    request: Event = {"folders": _folders(settings, folders, as_name, force), "as": as_name, "with": with_members, "force": force}
-    request["limit_rate"] = given["limit_rate"]
-    group, founded = _group(settings, request["folders"], new, password_file, given["peers"], given["name"])
+    if given["as"] is not None and len(given["folders"]) != 1:
+        raise UsageError("--as names one share: give it with one FOLDER.", f"{FOLDER_EXAMPLE} --as Holidays")
+    # Checked before any group is begun for them.
+    given["folders"] = [check_folder(folder, settings.all_groups.path, given["force"]) for folder in given["folders"]]
+    group, founded = _group(settings, new, password_file, given)
+    request = {name: given[name] for name in ("folders", "as", "with", "force", "limit_rate")}
     ignored = [option for name, option in OF_THE_START.items() if given[name]]
-    options: Event = {**request, **given, "lan": not no_lan, "new": founded, "code": settings.may_ask}
+    options: Event = {**given, "lan": not no_lan, "new": founded, "code": settings.may_ask}
     for _ in moments("Another command is at work in this home; sharing begins when it is done.", 0):
         with suppress(HomeBusy):
             _hand_over(settings, group, request, ignored) if running(group) else _run(settings, group, options)
@@ -111,17 +96,7 @@ def _legacy(password_file: str | None, **wish: Any) -> Event | None:
     return {"password": password, **wish}
 
 
-def _folders(settings: Settings, folders: tuple[str, ...], as_name: str | None, force: bool) -> list[str]:
-    """Their absolute paths, checked before any group is begun for them."""
-    if as_name is not None and len(folders) != 1:
-        raise UsageError("--as names one share: give it with one FOLDER.", f"{FOLDER_EXAMPLE} --as Holidays")
-    home = settings.all_groups.path
-    return [check_folder(folder, home, force) for folder in folders]
-
-
-def _group(
-    settings: Settings, folders: list[str], new: bool, password_file: str | None, peers: list[str], name: str | None
-) -> tuple[GroupHome, bool]:
+def _group(settings: Settings, new: bool, password_file: str | None, given: Event) -> tuple[GroupHome, bool]:
     """The group to share with, and whether it was begun just now."""
     home, group = settings.all_groups, settings.group
     existing = home.group_names()
@@ -129,17 +104,17 @@ def _group(
         return settings.selected(), False
     if group in existing:
         raise UsageError(f'There is a group "{group}" here already.', "Leave out --new, or choose another name with --group.")
-    if not folders:
+    if not given["folders"]:
         raise UsageError("No folder given, and none remembered.", FOLDER_EXAMPLE)
     if not new and group is None and (invite := _ask_for_invite(settings, password_file)):
-        return enter(home, invite, peers, name, settings, WAIT_S), False
+        return enter(settings, invite, given["peers"], given["name"], WAIT_S), False
     from ..node.found import new_group, password_group
 
     if group is None or new:
-        return new_group(home, group, os.path.basename(folders[0])), True
+        return new_group(home, group, os.path.basename(given["folders"][0])), True
     hint = "Give its password with --password-file F, or start a new group with --new."
     password = read_password(settings, password_file, True, f'There is no group "{group}" here yet.', hint)
-    return password_group(home, group, password, peers), True
+    return password_group(home, group, password, given["peers"]), True
 
 
 def _ask_for_invite(settings: Settings, password_file: str | None) -> str:
@@ -164,23 +139,24 @@ def _hand_over(settings: Settings, group: GroupHome, request: Event, ignored: li
 
 def _run(settings: Settings, group: GroupHome, options: Event) -> None:
     """Run the member until Ctrl-C, SIGTERM or its own end."""
-    from ..node.run import run_member
-
-    begun = False
-
-    def ready(event: Event) -> None:
-        nonlocal begun
-        begun = True
-        _show_ready(event, settings.may_ask)
-
     try:
-        show_all(settings, run_member(group, options), ready=ready, **SHOWN)
+        show_all(settings, _life(group, options), ready=lambda event: _show_ready(event, settings.may_ask), **SHOWN)
     except KeyboardInterrupt:
         show_event(settings, {"event": "left"}, SHOWN)
-    except LocalError as error:
-        if options["new"] and not begun and not isinstance(error, HomeBusy):
-            shutil.rmtree(group.path)  # a group that never began must not stand in the way of the next try
-        raise
+
+
+def _life(group: GroupHome, options: Event) -> Generator[Event]:
+    """The member's events; a group that never began must not stand in the way of the next try."""
+    from ..node.run import run_member
+
+    with closing(run_member(group, options)) as stream:
+        try:
+            yield next(stream)
+        except LocalError as error:
+            if options["new"] and not isinstance(error, HomeBusy):
+                shutil.rmtree(group.path)
+            raise
+        yield from stream
 
 
 def _show_ready(event: Event, may_ask: bool) -> None:
