@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 from ..errors import UsageError
 from .options import Settings
 
 
-def read_password(settings: Settings, file: str | None, twice: bool, missing: str, hint: str = "") -> str:
-    """The password from a file, TINYP2P_PASSWORD or (on a terminal) a prompt without echo; raises UsageError, `missing` where there is none."""
+def read_secret(settings: Settings, file: str | None, variable: str, prompt: Callable[[], str], missing: UsageError) -> str:
+    """What is in a file, in the environment or (on a terminal) typed; raises `missing` where there is none."""
     if file is not None:
-        password = read_text_file(file)
-    elif "TINYP2P_PASSWORD" in os.environ:
-        password = os.environ.pop("TINYP2P_PASSWORD")
-    elif settings.may_ask:
-        password = _ask_password(twice)
-    else:
-        raise UsageError(missing, hint)
+        return read_text_file(file)
+    if variable in os.environ:
+        return os.environ.pop(variable)
+    if settings.may_ask:
+        return prompt()
+    raise missing
+
+
+def read_password(settings: Settings, file: str | None, twice: bool, missing: str, hint: str = "") -> str:
+    """The password from a file, TINYP2P_PASSWORD or a prompt without echo."""
+    password = read_secret(settings, file, "TINYP2P_PASSWORD", lambda: _ask_password(twice), UsageError(missing, hint))
     if not password:
         raise UsageError("The password is empty.")
     return password

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import closing
 from typing import Any
 
@@ -11,7 +10,7 @@ import click
 from ..core.names import printable
 from ..disk.home import GroupHome
 from ..errors import TinyP2PError, UsageError
-from .ask import ask, read_password, read_text_file
+from .ask import ask, read_password, read_secret
 from .link import events, show_event
 from .options import CommaList, Settings, command, option, peer_address, span
 from .people import row
@@ -43,7 +42,7 @@ def join(settings: Settings, source: tuple[str, ...], invite_file: str | None, p
             raise UsageError("Give an invite or a password, not both.")
         group = _join_password(settings, password_file, **given)
     else:
-        group = enter(settings, _read_invite(settings, bool(source), invite_file), **given, wait_s=wait)
+        group = enter(settings, _read_invite(settings, "-" if source else invite_file), **given, wait_s=wait)
     _welcome(settings, group)
 
 
@@ -78,20 +77,12 @@ def _join_password(settings: Settings, password_file: str | None, peers: list[st
     return join_password(settings.all_groups, settings.group, password, peers, name)
 
 
-def _read_invite(settings: Settings, from_stdin: bool, invite_file: str | None) -> str:
-    if from_stdin:
-        text = read_text_file("-")
-    elif invite_file is not None:
-        text = read_text_file(invite_file)
-    elif "TINYP2P_INVITE" in os.environ:
-        text = os.environ.pop("TINYP2P_INVITE")
-    elif settings.may_ask:
-        text = ask("Invite or code: ")
-    else:
-        raise UsageError("Give the invite: tinyp2p join - < FILE, or --invite-file FILE, or TINYP2P_INVITE.")
-    if not text.strip():
+def _read_invite(settings: Settings, file: str | None) -> str:
+    missing = UsageError("Give the invite: tinyp2p join - < FILE, or --invite-file FILE, or TINYP2P_INVITE.")
+    text = read_secret(settings, file, "TINYP2P_INVITE", lambda: ask("Invite or code: "), missing).strip()
+    if not text:
         raise UsageError("The invite is empty.", "Ask a member of the group to run: tinyp2p invite")
-    return text.strip()
+    return text
 
 
 def _welcome(settings: Settings, group: GroupHome) -> None:

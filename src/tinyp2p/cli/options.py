@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import msgspec
@@ -18,11 +18,6 @@ from ..core.names import printable
 from ..disk.home import GroupHome, Home
 from ..errors import UsageError
 from ..limits import DEFAULT_PORT
-
-if TYPE_CHECKING:
-    ParamType = click.ParamType[Any]
-else:
-    ParamType = click.ParamType
 
 Function = Callable[..., None]
 
@@ -96,7 +91,7 @@ def rate(text: str) -> str:
     return text
 
 
-class CommaList(ParamType):
+class CommaList(click.types.UnprocessedParamType):
     """Words separated by commas; an option that takes them may also be given several times, and comes as one list."""
 
     name = "text"
@@ -105,7 +100,7 @@ class CommaList(ParamType):
     def __init__(self, read: Callable[[str], str] = str) -> None:
         self.read = read
 
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return [self.read(word.strip()) for word in value.split(",") if word.strip()]
 
 

@@ -30,6 +30,7 @@ from .swarm import Swarm
 
 log = logging.getLogger(__name__)
 PROGRESS_S = 0.2
+UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 class Closing(Protocol):
@@ -305,10 +306,7 @@ def _close_result(done: asyncio.Future[Any]) -> None:
         done.result().close()
 
 
-def size_text(size_bytes: float) -> str:
+def size_text(size_bytes: int) -> str:
     """A size in the units that disks are sold in."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size_bytes < 1000 or unit == "TB":
-            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    return ""
+    power = min((len(str(size_bytes)) - 1) // 3, len(UNITS) - 1)
+    return f"{size_bytes / 1000**power:.{min(power, 1)}f} {UNITS[power]}"
