@@ -70,7 +70,7 @@ class Batches(msgspec.Struct):
     target: Target
     rate: Rate
     on_bytes: Callable[[MemberId, int], None]
-    placed: Callable[[Item, MemberId], None]
+    placed: Callable[[Item, dict[MemberId, int]], None]
     done: set[Item] = field(default_factory=set)
     _tried: set[MemberId] = field(default_factory=set)
     _waiting: dict[Holders, deque[Item]] = field(default_factory=lambda: defaultdict(deque))
@@ -140,7 +140,7 @@ class Batches(msgspec.Struct):
                 await self.notes.index.in_turn(self.notes.keep_placed, rows)
         for item, _ in placed:
             self.done.add(item)
-            self.placed(item, source)
+            self.placed(item, {source: item.entry.size})
         if wrong:
             self.swarm.lanes.wrong_bytes(source, wrong[0], 0)
             raise WrongBytes("A batch holds what it should not.")

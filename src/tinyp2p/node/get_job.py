@@ -74,7 +74,6 @@ class GetJob(msgspec.Struct, eq=False):
     counts: Counter[str] = field(default_factory=Counter)
     bytes_from: Counter[MemberId] = field(default_factory=Counter)
     received_from: Counter[MemberId] = field(default_factory=Counter)
-    finished_bytes: int = 0
     total_bytes: int = 0
     total_files: int = 0
     began_s: float = field(default_factory=time.monotonic)
@@ -156,12 +155,7 @@ class GetJob(msgspec.Struct, eq=False):
         """Fetch many small files the short way; those that are done."""
         if len(small) <= FILES_AT_ONCE or not await asyncio.to_thread(can_place, self.target):
             return set()
-        return await Batches(self.swarm, self.notes, self.target, self.rate, self._arrived, self._placed).run(small)
-
-    def _placed(self, item: Item, source: MemberId) -> None:
-        self.finished_bytes += item.entry.size
-        self.bytes_from[source] += item.entry.size
-        self._tell(item, "done", bytes_from={source: item.entry.size})
+        return await Batches(self.swarm, self.notes, self.target, self.rate, self._arrived, self._done).run(small)
 
     async def _take_from(self, waiting: Any) -> None:
         for item in waiting:
@@ -195,7 +189,7 @@ class GetJob(msgspec.Struct, eq=False):
                 if part is None:
                     self._tell(item, item.status)
                 else:
-                    self._tell(item, "done", bytes_from=await self._fetch(item, item.cid, part))
+                    await self._fetch(item, item.cid, part)
         except TinyP2PError as error:
             log.info("file not fetched place=%r error=%s", item.place, error)
             self._full = error if isinstance(error, DiskFull) else self._full
@@ -207,25 +201,19 @@ class GetJob(msgspec.Struct, eq=False):
             item.judge(look_at(item, item.path, self.target, self.notes), self.request.update)
         return Part.open(self.target, item.cid or "", item.entry.size) if item.status == "wanted" else None
 
-    async def _fetch(self, item: Item, cid: Cid, part: Part) -> dict[MemberId, int]:
-        """Fetch and place one file; the bytes that counted by source."""
+    async def _fetch(self, item: Item, cid: Cid, part: Part) -> None:
+        """Fetch and place one file."""
         self._parts.add(part)
         try:
             bytes_from = await self.swarm.fetch(cid, part, item.holders, self.rate, self._arrived, self.request.wait_s)
             note = await asyncio.to_thread(self._place, item, cid, part)
             await self.notes.index.in_turn(self.notes.keep_placed, [(self.target.full_path(item.path), note)])
-            self.finished_bytes += part.size_bytes
+            self._done(item, bytes_from)
         finally:
             self._parts.discard(part)
             self.swarm.ended(cid)
             if part.is_open:
                 await asyncio.to_thread(part.close)
-        self.bytes_from.update(bytes_from)
-        return bytes_from
-
-    @property
-    def received_bytes(self) -> int:
-        return sum(self.received_from.values())
 
     def _arrived(self, member: MemberId, size: int) -> None:
         self.received_from[member] += size
@@ -248,6 +236,10 @@ class GetJob(msgspec.Struct, eq=False):
         raise LocalError(f"{item.path} has been made by somebody else meanwhile; it was left as it is.")
 
     # --- events -----------------------------------------------------------------------------------------------------
+    def _done(self, item: Item, bytes_from: dict[MemberId, int]) -> None:
+        self.bytes_from.update(bytes_from)
+        self._tell(item, "done", bytes_from=bytes_from)
+
     def _tell(self, item: Item, status: str, reason: str = "", bytes_from: dict[MemberId, int] | None = None) -> None:
         if not reason and status == "differs":
             reason = UPDATED if self.request.update else DIFFERS
@@ -261,11 +253,11 @@ class GetJob(msgspec.Struct, eq=False):
         return {names[member]: size for member, size in by_member.items()}
 
     def progress(self) -> Event:
-        now = time.monotonic()
-        self._speed = [*self._speed[-24:], (now, self.received_bytes)]
+        now, received = time.monotonic(), self.received_from.total()
+        self._speed = [*self._speed[-24:], (now, received)]
         since, before = self._speed[0]
-        rate = (self.received_bytes - before) / (now - since) if now > since else 0.0
-        done = self.finished_bytes + sum(part.held_bytes for part in self._parts)
+        rate = (received - before) / (now - since) if now > since else 0.0
+        done = self.counts["bytes"] + sum(part.held_bytes for part in self._parts)
         left = max(0, self.total_bytes - done)
         return {
             "event": "progress",
@@ -286,7 +278,7 @@ class GetJob(msgspec.Struct, eq=False):
             "bytes": self.counts["bytes"],
             "seconds": round(time.monotonic() - self.began_s, 3),
             **by_status,
-            "received": self.received_bytes,
+            "received": self.received_from.total(),
             "bytes_from": self._named(self.bytes_from),
         }
 
