@@ -66,9 +66,8 @@ def _show_entries(settings: Settings, operation: str, request: Event) -> tuple[i
 def _list_shares(settings: Settings) -> None:
     rows: list[tuple[str, ...]] = []
     show_events(settings, "ls", {"place": None}, share=lambda event: rows.append(_share_row(event)))
-    if rows:
-        table(rows)
-    elif not settings.json:
+    table(rows)
+    if not rows and not settings.json:
         say("Nobody shares anything yet. Share a folder with: tinyp2p share FOLDER")
 
 

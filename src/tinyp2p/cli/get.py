@@ -95,7 +95,10 @@ def place_events(settings: Settings, operation: str, request: Event, outcome: Ou
 
     def plan(event: Event) -> None:
         if not outcome.plan:  # after the question it comes once more
-            (result if request.get("dry_run") else say)(_plan_line(event))
+            here = f"; {count(event['existing'], 'file')} already here" if event.get("existing") else ""
+            held = f", of which {size(event['held'])} came before," if event.get("held") else ""
+            text = f"{files_and_size(event['files'], event['bytes'])}{held} to fetch into {printable(event['directory'])}{here}"
+            (result if request.get("dry_run") else say)(text)
         outcome.plan = event
 
     def file(event: Event) -> None:
@@ -112,12 +115,6 @@ def place_events(settings: Settings, operation: str, request: Event, outcome: Ou
     outcome.plan, outcome.summary = last.get("plan", {}), last.get("summary", {})
 
 
-def _plan_line(plan: Event) -> str:
-    here = f"; {count(plan['existing'], 'file')} already here" if plan.get("existing") else ""
-    held = f", of which {size(plan['held'])} came before," if plan.get("held") else ""
-    return f"{files_and_size(plan['files'], plan['bytes'])}{held} to fetch into {printable(plan['directory'])}{here}"
-
-
 def finish(settings: Settings, outcome: Outcome, only_peers: bool = False) -> None:
     """Tell what came of it; 0 only if all that matched is here."""
     summary = outcome.summary
@@ -131,7 +128,10 @@ def finish(settings: Settings, outcome: Outcome, only_peers: bool = False) -> No
         for path in outcome.placed if len(outcome.placed) <= PLACED_SHOWN else ():
             near = os.path.relpath(path)
             result(f"  {printable(path if near.startswith('..') else near)}")
-        _tell_problems(outcome.problems)
+        for event in outcome.problems[:PROBLEMS_SHOWN]:
+            say(f"{printable(event['place'])}: {printable(event.get('reason') or PROBLEMS[event['status']])}")
+        if (rest := len(outcome.problems) - PROBLEMS_SHOWN) > 0:
+            say(f"... and {rest:,} more")
     if missing:
         total = summary.get("files") or summary.get("done", 0) + summary.get("exists", 0) + missing
         raise NotAllHere(f"{missing:,} of {count(total, 'file')} {'is' if missing == 1 else 'are'} not here.", _what_next(summary, only_peers))
@@ -149,13 +149,6 @@ def _summary_line(summary: Event, plan: Event) -> str:
         whence = " from a copy on this computer"
     here = f" {count(exists, 'file')} {'was' if exists == 1 else 'were'} here already." if exists else ""
     return f"{files_and_size(done, summary.get('bytes', 0))} in {duration(seconds)}{rate}{whence}.{here}"
-
-
-def _tell_problems(problems: list[Event]) -> None:
-    for event in problems[:PROBLEMS_SHOWN]:
-        say(f"{printable(event['place'])}: {printable(event.get('reason') or PROBLEMS[event['status']])}")
-    if len(problems) > PROBLEMS_SHOWN:
-        say(f"... and {len(problems) - PROBLEMS_SHOWN:,} more")
 
 
 def _what_next(summary: Event, only_peers: bool) -> str:

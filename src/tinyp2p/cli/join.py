@@ -101,8 +101,7 @@ def _welcome(settings: Settings, group: GroupHome) -> None:
         return
     known_as = f" as {printable(me['name'])}" if me["name"] else ""
     say(f'Joined "{printable(group.name)}"{known_as}.' + ("" if me.get("shares") else " You share nothing yet."))
-    if others := [row(each) for each in everyone if each is not me]:
-        table(others)
+    table([row(each) for each in everyone if each is not me])
     if problem:
         say(problem)
     say("Next: tinyp2p find PATTERN")

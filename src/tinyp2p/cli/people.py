@@ -63,8 +63,9 @@ def invite(settings: Settings, code: bool, qr: bool, list_them: bool, revoke: st
     elif list_them:
         rows: list[tuple[str, ...]] = []
         show_events(settings, "invites", {}, invite=lambda event: rows.append(_invite_row(event)))
-        if not settings.json:
-            table(rows) if rows else say("No invites have been made here.")
+        table(rows)
+        if not rows and not settings.json:
+            say("No invites have been made here.")
     elif revoke is not None:
         show_events(settings, "withdraw", {"id": revoke}, withdrawn=lambda event: result("Withdrawn. Who has entered by it stays in the group."))
     else:
@@ -98,8 +99,7 @@ def members(settings: Settings) -> None:
     """Show who is in the group and what they share."""
     rows: list[tuple[str, ...]] = []
     show_events(settings, "members", {}, member=lambda event: rows.append(row(event)))
-    if rows:
-        table(rows)
+    table(rows)
     if len(rows) == 1:
         say("Nobody else is in the group yet. Let someone in with: tinyp2p invite")
 

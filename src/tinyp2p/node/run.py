@@ -50,13 +50,12 @@ async def _member_events(home: GroupHome, options: dict[str, Any]) -> AsyncItera
 
 async def _member_life(node: Node, options: dict[str, Any]) -> AsyncIterator[Event]:
     try:
-        folders = options.get("folders") or []
-        if not folders and not node.settings.get("shares"):
+        if not options.get("folders") and not node.settings.get("shares"):
             raise UsageError("No folder given, and none remembered.", "For instance: tinyp2p share ~/Photos")
         await node.start(listens=True)
         node.begin()
-        remembered = list(node.shares.own.values())
-        offered = await _offered(node, {**options, "folders": folders})
+        offered = await _offered(node, options)
+        shares = list(node.shares.own.values())
         legacy: list[Event] = []
         if options.get("legacy"):
             from ..legacy.begin import Bridge  # needed by few
@@ -77,8 +76,8 @@ async def _member_life(node: Node, options: dict[str, Any]) -> AsyncIterator[Eve
             yield told
         if options.get("code") and record.peer.role == "keyholder":
             node.spawn_notices(node.operations.run("code", {}))
-        for share in dict.fromkeys(share.name for share in [*remembered, *offered]):
-            node.spawn_notices(node.operations.scanned(node.shares.own[share]))
+        for share in shares:
+            node.spawn_notices(node.operations.scanned(share))
         node.spawn(_when_keys_change(node))
         while (event := await node.notices.get()) is not None:
             if isinstance(event, TinyP2PError):
