@@ -73,7 +73,7 @@ class Carried:
     async def _fetch(self, missing: list[tuple[ShareKey, Entry]]) -> None:
         with _going_on():
             os.makedirs(self.folder, mode=0o700, exist_ok=True)
-            async for _ in self.node.getting.place(missing, Request(self.folder, confirmed=True)):
+            async for _ in self.node.getting.place(missing, Request(directory=self.folder, confirmed=True)):
                 pass
 
     async def _stop(self) -> None:

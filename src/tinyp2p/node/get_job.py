@@ -42,23 +42,16 @@ DIFFERS = "Another file has that name here; it was left as it is. Replace it wit
 UPDATED = "The file here has been edited, or did not come from there; it was left as it is. Move it away, or use -o DIR."
 
 
-class Request(msgspec.Struct, frozen=True):
+class Request(Wish, frozen=True, kw_only=True):
     """What the `get` operation takes (docs/local-api.md)."""
 
     directory: str
-    patterns: list[str] = []
-    regex: str | None = None
-    cid: str | None = None
-    member: str | None = None
     dry_run: bool = False
     limit_rate: str | None = None
     update: bool = False
     wait_s: float = 0.0
     confirmed: bool = False
     resume: bool = False
-
-    def wish(self) -> Wish:
-        return Wish(self.patterns, self.regex, self.member, self.cid)
 
 
 class GetJob(msgspec.Struct, eq=False):

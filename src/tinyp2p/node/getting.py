@@ -31,7 +31,7 @@ class Getting(msgspec.Struct):
     async def run(self, request: Request) -> AsyncIterator[Event]:
         """The events of a get; raises LocalErrors before anything is fetched."""
         for number, wanted in await self._unfinished(request) if request.resume else [(None, request)]:
-            if wanted.wish().is_empty():
+            if wanted.is_empty():
                 raise UsageError("Say what to get.", "For instance: tinyp2p get '*.jpg', or all of a member: tinyp2p get --member NAME")
             async for event in self.place(await self._select(wanted), wanted, number):
                 yield event
@@ -42,7 +42,7 @@ class Getting(msgspec.Struct):
         now |= {"limit_rate": request.limit_rate} if request.limit_rate else {}
         kept = await asyncio.to_thread(self.notes.jobs)
         jobs = [(number, msgspec.convert({**wanted, **now}, Request)) for number, wanted in kept]
-        jobs = [(number, wanted) for number, wanted in jobs if not wanted.wish().is_empty()]  # it would mean all there is
+        jobs = [(number, wanted) for number, wanted in jobs if not wanted.is_empty()]  # it would mean all there is
         if not jobs:
             raise NothingMatched("There is no unfinished get.", "Ask for something: tinyp2p get PATTERN")
         return jobs
@@ -61,7 +61,7 @@ class Getting(msgspec.Struct):
                     yield self.search.event(key, entry, self.search.names())
                 yield job.summary()
             elif not announced["needs_confirmation"] or request.confirmed:
-                if number is None and not request.wish().is_empty():
+                if number is None and not request.is_empty():
                     # Kept for --resume: what is wanted and where to, not how.
                     kept = msgspec.structs.replace(request, limit_rate=None, wait_s=0.0, confirmed=False)
                     number = await asyncio.to_thread(self.notes.begin_job, msgspec.to_builtins(kept))
@@ -81,12 +81,12 @@ class Getting(msgspec.Struct):
         """The entries that are meant; my own only where they are named. Waits for them with --wait."""
         deadline, me = time.monotonic() + request.wait_s, self.search.me
         while True:
-            found = await asyncio.to_thread(lambda: list(self.search.select(request.wish())))
+            found = await asyncio.to_thread(lambda: list(self.search.select(request)))
             if request.member is None and any(key.member != me for key, _ in found):
                 named = {key for key, _ in found if key.member != me or any(f":{key.share}" in pattern for pattern in request.patterns)}
                 found = [(key, entry) for key, entry in found if key in named]
             if found:
                 return found
             if time.monotonic() >= deadline:
-                raise NothingMatched(str(self.search.summary(0, request.wish())["hint"]))
+                raise NothingMatched(str(self.search.summary(0, request)["hint"]))
             await asyncio.sleep(1)

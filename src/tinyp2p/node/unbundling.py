@@ -173,7 +173,7 @@ async def _place(node: Node, bundles: list[Bundle], directory: str) -> AsyncIter
         told = {"place": f"{listed.share}/{listed.path}", "path": "", "size": 0, "cid": listed.cid}
         yield {"event": "file", **told, "status": "failed", "bytes_from": {}, "reason": GONE}
     unfinished = 0
-    async for event in node.getting.place(found, Request(directory, confirmed=True)):
+    async for event in node.getting.place(found, Request(directory=directory, confirmed=True)):
         if event["event"] == "summary":
             unfinished = event["failed"] + event["offline"]
             event = {**event, "files": event["files"] + len(gone), "failed": event["failed"] + len(gone)}
