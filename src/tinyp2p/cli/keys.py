@@ -9,7 +9,6 @@ import shutil
 import click
 
 from ..core.names import printable
-from ..disk.home import make_private_folder
 from ..errors import HomeBusy, LocalError, Refused
 from .ask import confirm, read_password
 from .link import moments, show_events
@@ -157,7 +156,6 @@ def restore(settings: Settings, file: str, password_file: str | None) -> None:
     if name in home.group_names():
         raise Refused(f'There is a group "{name}" here already.', "Restore it under another name: --group NAME")
     place = home.create(name)
-    make_private_folder(place.path)
     for key in (key for key in KEPT if key in files):
         place.write(key, files[key])
     answer(settings.json, {"event": "restored", "group": name}, f'"{printable(name)}" is back. Next: tinyp2p share')
