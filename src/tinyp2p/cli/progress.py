@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from .show import Event, came_from, count, duration, say, size
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.live import Live
 
 LINE_EVERY_S = 3.0
@@ -18,52 +19,49 @@ BAR_AFTER_S = 0.3
 BAR_WIDTH = 40
 
 
-class Bar:
-    """A bar with two lines; rich is loaded only for a download that takes longer than a moment."""
-
-    def __init__(self) -> None:
-        self._begin_s = time.monotonic() + BAR_AFTER_S
-        self._live: Live | None = None
-
-    def update(self, event: Event) -> None:
-        if time.monotonic() < self._begin_s:
-            return
-        from rich.console import Console, Group
-        from rich.live import Live
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-
-        if self._live is None:
-            self._live = Live(console=Console(file=sys.stderr), refresh_per_second=8, transient=True)
-            self._live.start()
-        width = min(BAR_WIDTH, self._live.console.width)
-        grid = Table.grid()  # by itself the bar would not end its line
-        grid.add_row(ProgressBar(total=max(event.get("total", 0), 1), completed=event.get("bytes", 0), width=width))
-        self._live.update(Group(grid, *(Text(text, no_wrap=True, overflow="ellipsis") for text in (amounts(event), files(event)))))
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        if self._live is not None:
-            self._live.stop()
-
-
 @contextmanager
 def progress() -> Iterator[Callable[[Event], None]]:
-    """What takes in `progress` events, as fits where stderr goes."""
-    next_s = time.monotonic() + LINE_EVERY_S
+    """What takes in `progress` events, as fits where stderr goes; rich is loaded only for a download that takes longer than a moment."""
+    live: Live | None = None
+    next_s = time.monotonic() + (BAR_AFTER_S if sys.stderr.isatty() else LINE_EVERY_S)
 
-    def line(event: Event) -> None:
-        nonlocal next_s
-        if time.monotonic() >= next_s:
+    def update(event: Event) -> None:
+        nonlocal live, next_s
+        if time.monotonic() < next_s:
+            return
+        if sys.stderr.isatty():
+            live = live or _live()
+            live.update(_bar(event, live.console.width))
+        else:
             next_s = time.monotonic() + LINE_EVERY_S
             say(f"{amounts(event)}, {files(event)}")
 
-    bar = Bar()
     try:
-        yield bar.update if sys.stderr.isatty() else line
+        yield update
     finally:
-        bar.close()
+        if live is not None:
+            live.stop()  # which leaves the terminal as it was
+
+
+def _live() -> Live:
+    from rich.console import Console
+    from rich.live import Live
+
+    live = Live(console=Console(file=sys.stderr), refresh_per_second=8, transient=True)
+    live.start()
+    return live
+
+
+def _bar(event: Event, width: int) -> Group:
+    """A bar with two lines."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid()  # by itself the bar would not end its line
+    grid.add_row(ProgressBar(total=max(event.get("total", 0), 1), completed=event.get("bytes", 0), width=min(BAR_WIDTH, width)))
+    return Group(grid, *(Text(text, no_wrap=True, overflow="ellipsis") for text in (amounts(event), files(event))))
 
 
 def amounts(event: Event) -> str:

@@ -108,6 +108,7 @@ class GetJob(msgspec.Struct, eq=False):
     async def run(self, plan: Plan) -> AsyncIterator[Event]:
         """Fetch everything, a few files at once; events as they happen, a `summary` at the end."""
         working = asyncio.create_task(self._work(plan))
+        working.add_done_callback(lambda _: self.events.put_nowait(None))
         try:
             while (event := await self._next_event()) is not None:
                 yield event
@@ -131,18 +132,15 @@ class GetJob(msgspec.Struct, eq=False):
             return self.progress()
 
     async def _work(self, plan: Plan) -> None:
-        try:
-            await asyncio.to_thread(self._make_folders, plan)
-            done = await self._batched([item for item in plan.wanted() if item.cid and 0 < item.entry.size <= SMALL_FILE])
-            waiting = iter(sorted((item for item in plan.items if item not in done), key=lambda item: item.status == "wanted"))
-            async with asyncio.TaskGroup() as tasks:
-                for _ in range(min(FILES_AT_ONCE, len(plan.items))):
-                    tasks.create_task(self._take_from(waiting))
-            for item in plan.links:
-                self._tell(item, *await asyncio.to_thread(self._make_link, item))
-            await asyncio.to_thread(self.target.sync)
-        finally:
-            self.events.put_nowait(None)
+        await asyncio.to_thread(self._make_folders, plan)
+        done = await self._batched([item for item in plan.wanted() if item.cid and 0 < item.entry.size <= SMALL_FILE])
+        waiting = iter(sorted((item for item in plan.items if item not in done), key=lambda item: item.status == "wanted"))
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(min(FILES_AT_ONCE, len(plan.items))):
+                tasks.create_task(self._take_from(waiting))
+        for item in plan.links:
+            self._tell(item, *await asyncio.to_thread(self._make_link, item))
+        await asyncio.to_thread(self.target.sync)
 
     async def _batched(self, small: list[Item]) -> set[Item]:
         """Fetch many small files the short way; those that are done."""
