@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -76,7 +76,7 @@ class Operations(People):
         with suppress(TimeoutError):
             async with asyncio.timeout(SCAN_WAIT_S):
                 await share.scanned.wait()
-        state = await self._state(share.name, share.folder, share.audience, share)
+        state = await self._state({"name": share.name, "folder": share.folder, "with": share.audience})
         told = {name: state[name] for name in ("share", "folder", "audience", "files", "bytes", "left_out")}
         yield {"event": "shared", **told, "scanned": share.scanned.is_set()}
 
@@ -100,14 +100,14 @@ class Operations(People):
             node.shares.set_audience(share, audience)
         return share
 
-    async def _state(self, name: str, folder: str, audience: Iterable[MemberId], own: OwnShare | None) -> Event:
-        """How a share of mine stands, offered just now (`own`) or not."""
-        names = self.node.search.names()
-        files, size, hashed = await asyncio.to_thread(self.node.local.totals, name)
+    async def _state(self, kept: Event) -> Event:
+        """How a share of mine stands, offered just now or, as where no member runs, only remembered."""
+        own, names = self.node.shares.own.get(kept["name"]), self.node.search.names()
+        files, size, hashed = await asyncio.to_thread(self.node.local.totals, kept["name"])
         return {
-            "share": name,
-            "folder": folder,
-            "audience": [names[member] for member in audience],
+            "share": kept["name"],
+            "folder": kept["folder"],
+            "audience": [names[member] for member in kept.get("with", [])],
             "files": files,
             "bytes": size,
             "hashed": hashed,
@@ -116,12 +116,6 @@ class Operations(People):
             "away": own is not None and own.away,
             "watching": own.watching if own else "",
         }
-
-    async def _states(self) -> list[Event]:
-        """Of my shares, or of those that would be offered if a member ran."""
-        offered = [(share.name, share.folder, share.audience, share) for share in self.node.shares.own.values()]
-        kept = [(item["name"], item["folder"], item.get("with", []), None) for item in self.node.home.settings().get("shares", [])]
-        return [await self._state(*share) for share in offered or kept]
 
     async def unshare(self, request: Event) -> AsyncIterator[Event]:
         """Offer a share no longer, at once; tells who has seen and fetched what."""
@@ -276,7 +270,7 @@ class Operations(People):
             "let_in": self._let_in(names),
             "online": sum(node.search.is_online(member) for member in others),
             "members": len(others) + 1,
-            "shares": await self._states(),
+            "shares": [await self._state(kept) for kept in node.home.settings().get("shares", [])],
             "peers": [self._peer(address, state, names) for address, state in node.gossip.peer_states.items()],
             "transfers": [{"path": job.target.path, **job.progress()} for job in node.getting.running],
             "uploads": [{"name": names[member], "bytes": size} for member, size in node.content.uploaded.items() if size],
