@@ -52,7 +52,7 @@ def measured(picker: Picker, source: str, chunk_s: float, now_s: float, chunks: 
 
 def known_as_fast(picker: Picker, source: str) -> None:
     sender = picker._sources[source]
-    sender.sent_bytes, sender.sent_s = CHUNK_SIZE, 0.01
+    sender.sent_bytes, sender.sent_s, sender.rate = CHUNK_SIZE, 0.01, CHUNK_SIZE / 0.01
 
 
 def left(picker: Picker) -> int:

@@ -227,7 +227,7 @@ class Picker:
 
     def _has_enough(self, source: _Source, now_s: float) -> bool:
         """More asked of an unknown or, where others get this file too, a slow source now would only be what somebody else could have by then."""
-        if not source.pending or not source.sent_bytes:
+        if not source.pending or not source.rate:
             return bool(source.pending)
         if self._crowd.size == 1 or (not source.partial and source.rarest & self._crowd.mine):
             return False
@@ -235,7 +235,7 @@ class Picker:
 
     def _unknown_s(self) -> float:
         """What a chunk may take at a source that has sent none yet: as long as at the others, or it would never be tried beside fast ones."""
-        known = [source.rate for source in self._sources.values() if source.sent_bytes]
+        known = [source.rate for source in self._sources.values() if source.rate]
         return CHUNK_SIZE * len(known) / sum(known) if known else UNKNOWN_CHUNK_S
 
     def _total_rate(self, sources: Iterable[_Source]) -> float:
@@ -249,7 +249,7 @@ class Picker:
             other
             for other in self._sources.values()
             if other is not source
-            and other.sent_bytes
+            and other.rate
             and (other.pending or now_s - other.mark_s <= IDLE_S)
             and other.more_s(1, unknown_s, now_s) < limit_s
             and other.has & bit

@@ -6,6 +6,7 @@ The picker decides what to ask of whom; this file asks, checks and stores. Who m
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 import random
@@ -40,7 +41,7 @@ from .rate import Rate
 
 log = logging.getLogger(__name__)
 LOOK_S = 0.2
-HAVE_S = 0.3
+HAVE_SOON_S, HAVE_S = (0.1, 0.1, 0.2), 0.3
 ALONE_FIRST_S, ALONE_FIRST_BYTES = 0.1, 64 * MIB
 FAST_SOURCE = 640e6  # bytes a second
 PIECES_WAITING = 24
@@ -192,8 +193,8 @@ class Download:
                     for _ in range(1 if self.is_small else REQUESTS_PER_CONNECTION):
                         tasks.create_task(self._slot(connection, source))
                 await asyncio.sleep(0)  # until these are at work
-            while not self.is_small:
-                await asyncio.sleep(HAVE_S)
+            for wait_s in itertools.chain(HAVE_SOON_S, itertools.repeat(HAVE_S)) if not self.is_small else ():
+                await asyncio.sleep(wait_s)
                 await self._ask_have(source)
 
     def _left(self, source: MemberId, done: asyncio.Task[None]) -> None:
