@@ -165,11 +165,11 @@ class Slow(Source):
         await super().fetch(target, sink, expected, headers)
 
 
-@pytest.mark.parametrize(("fast", "used"), [(1.0, 1), (math.inf, 2)], ids=["fast", "slow"])
-def test_a_large_file_comes_from_one_source_where_that_is_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: float, used: int) -> None:
-    monkeypatch.setattr(under_test, "ALONE_FIRST_BYTES", 0)
-    monkeypatch.setattr(under_test, "FAST_SOURCE", fast)
-    monkeypatch.setattr(under_test, "ALONE_FIRST_S", 0.01)
+@pytest.mark.parametrize(("enough", "used"), [(1.0, 1), (math.inf, 2)], ids=["fast", "slow"])
+def test_a_large_file_comes_from_one_source_where_that_is_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enough: float, used: int) -> None:
+    monkeypatch.setattr(under_test, "ONE_FIRST_BYTES", 0)
+    monkeypatch.setattr(under_test, "ENOUGH", enough)
+    monkeypatch.setattr(under_test, "ONE_FIRST_S", 0.01)
     monkeypatch.setattr(picker_under_test, "REQUEST_CHUNKS", 1)
 
     async def scenario() -> None:
@@ -184,8 +184,8 @@ def test_a_large_file_comes_from_one_source_where_that_is_fast(tmp_path: Path, m
 
 
 def test_a_first_source_that_is_gone_leaves_its_place_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(under_test, "ALONE_FIRST_BYTES", 0)
-    monkeypatch.setattr(under_test, "ALONE_FIRST_S", 60.0)
+    monkeypatch.setattr(under_test, "ONE_FIRST_BYTES", 0)
+    monkeypatch.setattr(under_test, "ONE_FIRST_S", 60.0)
 
     async def scenario() -> None:
         world = World(tmp_path, LARGE, Source("ben", LARGE))

@@ -29,6 +29,7 @@ REQUEST_S = 1.0  # a request should take about this long at most
 UNKNOWN_CHUNK_S = 1.0  # what a chunk is expected to take as long as no source has sent any
 CLEARLY_FASTER = 2.0  # a chunk is asked twice only if the second source needs less than half the time
 CLEARLY_SOONER_S = 0.1  # and if that saves more than the noise of a network
+BARE_S, BARE_CHUNKS = 1.0, 4  # for so long, or for as long as so many chunks would take, others are waited for who have nothing that is wanted
 IDLE_S = 1.0  # who has not been asked for this long is not counted on
 
 
@@ -78,6 +79,7 @@ class Picker:
         self._planes: list[int] = []
         self._sources: dict[str, _Source] = {}
         self._crowd = Crowd(have.length)
+        self._bare_s = math.inf  # when those who get this file too last had something that is wanted
 
     @property
     def complete(self) -> bool:
@@ -121,7 +123,7 @@ class Picker:
             return None
         asked.rarest = asked.rarest & self._wanted or self._rarest(asked)
         is_others = not asked.partial and not asked.rarest & self._crowd.mine
-        if self._has_enough(asked, now_s) or (is_others and self._crowd.brings(asked.rate, now_s)):
+        if self._has_enough(asked, now_s) or (is_others and self._others_may_bring(asked, now_s)):
             return None
         if asked.rarest:
             first, count = self._run(asked)
@@ -224,6 +226,13 @@ class Picker:
         head = chosen >> max(0, top - count)
         gaps = head ^ ((1 << head.bit_length()) - 1)
         return self._length - top, head.bit_length() - gaps.bit_length()
+
+    def _others_may_bring(self, source: _Source, now_s: float) -> bool:
+        """Whether to wait for others who get this file: they send, and what is wanted is with those we know, on its way to them, or was just now."""
+        if any((other.has | other.coming) & self._wanted for other in self._sources.values() if other.partial):
+            self._bare_s = now_s
+        is_bare = now_s - self._bare_s > min(BARE_S, BARE_CHUNKS * source.chunk_s(math.inf))
+        return not is_bare and self._crowd.brings(source.rate, now_s)
 
     def _has_enough(self, source: _Source, now_s: float) -> bool:
         """More asked of an unknown or, where others get this file too, a slow source now would only be what somebody else could have by then."""

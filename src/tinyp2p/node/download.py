@@ -24,6 +24,7 @@ from ..errors import AnswerError, Malformed, NotAllHere, RemoteError, Unreachabl
 from ..limits import (
     CHUNK_SIZE,
     CONNECTIONS_PER_SOURCE,
+    CROWD_PER_FILE,
     HASH_SIZE,
     MAX_MANIFEST_BYTES,
     MIB,
@@ -42,8 +43,9 @@ from .rate import Rate
 log = logging.getLogger(__name__)
 LOOK_S = 0.2
 HAVE_SOON_S, HAVE_S = (0.1, 0.1, 0.2), 0.3
-ALONE_FIRST_S, ALONE_FIRST_BYTES = 0.1, 64 * MIB
-FAST_SOURCE = 640e6  # bytes a second
+ONE_FIRST_S, ONE_FIRST_BYTES = 0.1, 64 * MIB
+FEW = 3
+ENOUGH, ENOUGH_OF_FEW = 640e6, 64e6  # bytes a second, of one source or two and of some more
 PIECES_WAITING = 24
 PATIENCE_S = 8.0
 REFUSED_S = 2.0
@@ -124,7 +126,7 @@ class Download:
                 self._recruit()
                 await asyncio.sleep(0)  # for those who are new to begin
                 self._check_hope()
-                await asyncio.wait([self._ended, *self._workers.values()], timeout=ALONE_FIRST_S, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([self._ended, *self._workers.values()], timeout=ONE_FIRST_S, return_when=asyncio.FIRST_COMPLETED)
             self._ended.result()
         finally:
             workers = list(self._workers.values())
@@ -168,7 +170,7 @@ class Download:
     # --- sources ----------------------------------------------------------------------------------------------------
     def _recruit(self) -> None:
         """Put every source to work that is there, and those again that come back."""
-        most = 1 if self.is_small or self._is_fed() else SOURCES_PER_FILE
+        most = self._room()
         for source in self.sources(self._found):
             if len(self._workers) >= most:
                 return
@@ -176,12 +178,17 @@ class Download:
                 task = self._workers[source] = asyncio.create_task(self._work(source))
                 task.add_done_callback(lambda done, source=source: self._left(source, done))  # type: ignore[misc]
 
-    def _is_fed(self) -> bool:
-        """Whether one source brings as much as we can take, so that others would only cost us and them something; to see that, it comes first."""
-        if self.part.size_bytes < ALONE_FIRST_BYTES:
-            return False
-        fast = any(self.picker.rate_of(source) >= FAST_SOURCE for source in self.complete)
-        return fast or time.monotonic() - self._began_s < ALONE_FIRST_S
+    def _room(self) -> int:
+        """For how many sources: of a large file one comes first, and others as long as too little comes, since each costs us and it something."""
+        at_work, is_large = len(self._workers), self.part.size_bytes >= ONE_FIRST_BYTES
+        if self.is_small or (is_large and time.monotonic() - self._began_s < ONE_FIRST_S):
+            return 1
+        if at_work < SOURCES_PER_FILE and not is_large:
+            return SOURCES_PER_FILE
+        enough = ENOUGH_OF_FEW if at_work >= FEW else ENOUGH
+        if sum(map(self.picker.rate_of, self._workers)) >= enough:
+            return at_work
+        return min(at_work + 2, CROWD_PER_FILE if self._found else SOURCES_PER_FILE)
 
     async def _work(self, source: MemberId) -> None:
         """All that one source does for this file."""
