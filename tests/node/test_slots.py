@@ -84,7 +84,9 @@ def test_members_are_sent_a_piece_in_turn() -> None:
 
 
 @pytest.mark.usefixtures("one_at_a_time")
-def test_who_has_had_least_is_next_and_who_comes_later_claims_nothing_for_the_past() -> None:
+def test_who_has_had_least_is_next_and_who_comes_later_claims_nothing_for_the_past(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(under_test, "CATCH_UP", 0)
+
     async def run() -> None:
         slots, begun = Slots(), list[MemberId]()
         uploads = [Upload(slots, ANNA, begun, 9), Upload(slots, ANNA, begun, 1)]
@@ -100,6 +102,40 @@ def test_who_has_had_least_is_next_and_who_comes_later_claims_nothing_for_the_pa
             await settle()
         # Anna had 10 before anybody else was there, which nobody has to make up for.
         assert begun == [ANNA, ANNA, BEN, BEN, ANNA, CARL, BEN, CARL, BEN, BEN]
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("one_at_a_time")
+@pytest.mark.parametrize(("catch_up", "order"), [(0, [BEN, ANNA, BEN, BEN]), (4, [BEN, BEN, BEN, ANNA])])
+def test_who_comes_later_may_catch_up_a_little(monkeypatch: pytest.MonkeyPatch, catch_up: int, order: list[MemberId]) -> None:
+    monkeypatch.setattr(under_test, "CATCH_UP", catch_up)
+
+    async def run() -> None:
+        slots, begun = Slots(), list[MemberId]()
+        uploads = [Upload(slots, ANNA, begun, 9), Upload(slots, ANNA, begun, 1)]
+        uploads[0].end.set()
+        await settle()
+        uploads += [Upload(slots, member, begun, 2) for member in (BEN, BEN, BEN, ANNA)]
+        for upload in uploads:
+            await settle()
+            upload.end.set()
+        for _ in range(8):
+            await settle()
+        assert begun[2:] == order
+
+    asyncio.run(run())
+
+
+def test_nobody_is_alone_while_somebody_else_was_sent_something_just_now() -> None:
+    async def run() -> None:
+        clock = Clock()
+        slots = Slots(clock)
+        async with slots.slot(ANNA, 1):
+            assert slots.is_alone(ANNA) and not slots.is_alone(BEN)
+        assert not slots.is_alone(BEN)
+        clock.now_s += 1.5
+        assert slots.is_alone(BEN)
 
     asyncio.run(run())
 

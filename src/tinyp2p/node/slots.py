@@ -22,6 +22,8 @@ CLEARLY_MORE = 1.1
 PORTIONS = 64 * KIB, CHUNK_SIZE  # the shortest and the longest
 PORTION_S = 0.025  # what one should take on this computer's line
 MEASURE_S = 0.2
+LATELY_S = 1.0
+CATCH_UP = CHUNK_SIZE  # so much whoever comes later may have before the others go on
 HELD_S = 4.0  # whoever takes longer keeps nobody else waiting
 
 
@@ -30,10 +32,11 @@ class Slots:
         self.clock = clock
         self.open = FEWEST
         self.portion = PORTIONS[0]  # how much goes to a member before it is the next one's turn
+        self._asked: dict[MemberId, float] = {}  # when each last asked for a slot, the longest ago first
         self._taken: Counter[MemberId] = Counter()
         self._waiting: dict[MemberId, deque[tuple[asyncio.Future[None], int]]] = {}
         self._had: dict[MemberId, int] = {}  # bytes of each; who has had least is next
-        self._least = 0  # what whoever was let in last had had: who comes later has no claim to what was sent before
+        self._least = 0  # what whoever was let in last had had: who comes later has little claim to what was sent before
         self._measured, self._measured_s = 0, clock()
         self._sent = 0
         self._looked_s = clock()
@@ -55,20 +58,21 @@ class Slots:
                 self._leave(member)
             self._look()
 
-    @property
-    def crowded(self) -> bool:
-        return bool(self._waiting)
-
     def portion_for(self, member: MemberId) -> int:
         """How much goes to a member at once; nobody is kept waiting for one that is alone."""
-        return PORTIONS[1] if self._is_alone(member) else self.portion
+        return PORTIONS[1] if self.is_alone(member) else self.portion
 
-    def _is_alone(self, member: MemberId) -> bool:
-        return not self._taken.keys() - {member} and not self._waiting.keys() - {member}
+    def is_alone(self, member: MemberId) -> bool:
+        """Nobody else is being sent anything, or was just now."""
+        while self._asked and self.clock() - self._asked[first := next(iter(self._asked))] > LATELY_S:
+            del self._asked[first]
+        return not (self._asked.keys() | self._taken.keys() | self._waiting.keys()) - {member}
 
     async def _take(self, member: MemberId, size_bytes: int) -> None:
-        self._had[member] = max(self._had.get(member, 0), self._least)
-        if self._is_alone(member) or (self._taken.total() < self.open and not self._waiting):
+        self._asked.pop(member, None)
+        self._asked[member] = self.clock()
+        self._had[member] = max(self._had.get(member, 0), self._least - CATCH_UP)
+        if self.is_alone(member) or (self._taken.total() < self.open and not self._waiting):
             self._let(member, size_bytes)
             return
         turn = asyncio.get_running_loop().create_future()

@@ -106,7 +106,7 @@ class Uploads:
                     more = not is_last or at + len(body) < len(piece)
                     await send({"type": "http.response.body", "body": body, "more_body": more})
                     await request.scope[DRAIN]()
-                if slots.crowded:
+                if not slots.is_alone(member):
                     await request.scope[SETTLE]()
             piece = piece[size:]
 
