@@ -183,6 +183,29 @@ def test_a_large_file_comes_from_one_source_where_that_is_fast(tmp_path: Path, m
     run(scenario)
 
 
+class Stopping(Source):
+    """Sends some, and then nothing more for ever, without going away."""
+
+    async def fetch(self, target: str, sink: Any, expected: int, headers: dict[str, str]) -> None:
+        if self.asked.count("blob") > 2:
+            await asyncio.sleep(3600)
+        await super().fetch(target, sink, expected, headers)
+
+
+def test_a_fast_source_that_stops_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it sent before says nothing of now."""
+    monkeypatch.setattr(under_test, "ONE_FIRST_BYTES", 0)
+    monkeypatch.setattr(under_test, "ONE_FIRST_S", 0.01)
+    monkeypatch.setattr(under_test, "ENOUGH", 20e6)
+    monkeypatch.setattr(picker_under_test, "REQUEST_CHUNKS", 1)
+
+    async def scenario() -> None:
+        world = World(tmp_path, LARGE, Stopping("anna", LARGE), Source("ben", LARGE))
+        assert MemberId("ben") in await world.fetch()
+
+    run(scenario)
+
+
 def test_a_first_source_that_is_gone_leaves_its_place_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(under_test, "ONE_FIRST_BYTES", 0)
     monkeypatch.setattr(under_test, "ONE_FIRST_S", 60.0)

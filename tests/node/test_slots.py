@@ -127,6 +127,33 @@ def test_who_comes_later_may_catch_up_a_little(monkeypatch: pytest.MonkeyPatch, 
     asyncio.run(run())
 
 
+@pytest.mark.usefixtures("one_at_a_time")
+def test_what_many_may_catch_up_does_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each who comes later starts a little below those who were served, not below the one who came before him."""
+    monkeypatch.setattr(under_test, "CATCH_UP", 4)
+
+    async def run() -> None:
+        slots, begun = Slots(), list[MemberId]()
+        uploads = [Upload(slots, ANNA, begun, 99), Upload(slots, ANNA, begun, 1)]
+        uploads[0].end.set()
+        await settle()
+        uploads.append(Upload(slots, BEN, begun, 1))
+        uploads[1].end.set()
+        await settle()
+        uploads += [
+            Upload(slots, CARL, begun, 1),
+            *(Upload(slots, BEN, begun, 1) for _ in range(2)),
+            *(Upload(slots, CARL, begun, 1) for _ in range(5)),
+        ]
+        for upload in uploads[2:]:
+            upload.end.set()
+        for _ in range(16):
+            await settle()
+        assert begun[2:6] == [BEN, CARL, BEN, CARL]
+
+    asyncio.run(run())
+
+
 def test_nobody_is_alone_while_somebody_else_was_sent_something_just_now() -> None:
     async def run() -> None:
         clock = Clock()

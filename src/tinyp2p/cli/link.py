@@ -17,7 +17,7 @@ import httptools
 import msgspec
 
 from ..core.names import printable
-from ..errors import HomeBusy, LocalError, Malformed, NotAllHere, TinyP2PError
+from ..errors import HomeBusy, LocalError, Malformed, NotAllHere, TinyP2PError, UsageError
 from .show import Event, event_line, say
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def ask_member(connection: socket.socket | None, operation: str, request: Event)
     if connection is None:
         raise HomeBusy(*ENDED)
     with closing(connection):
-        answer, body = _Answer(connection), msgspec.json.encode(request)
+        answer, body = _Answer(connection), _encoded(request)
         try:
             connection.sendall(REQUEST % (operation.encode(), len(body)) + body)
             status = answer.status()
@@ -179,6 +179,13 @@ def ask_member(connection: socket.socket | None, operation: str, request: Event)
         except (OSError, httptools.HttpParserError, Malformed) as error:
             lost = NotAllHere if operation == "get" else LocalError
             raise lost("The member that runs here stopped before it was done.", "Run the same command again.", "connection_lost") from error
+
+
+def _encoded(request: Event) -> bytes:
+    try:
+        return msgspec.json.encode(request)
+    except UnicodeEncodeError as error:
+        raise UsageError("A name here is not in UTF-8, as the running member needs it.", "Use another name, or stop the member first.") from error
 
 
 def _event(line: bytes) -> Event:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from urllib.parse import unquote
 
 from cryptography import x509
@@ -104,7 +104,6 @@ def der_of(pem: bytes) -> bytes:
         raise Malformed("A certificate file is damaged.") from error
 
 
-@lru_cache(1024)  # each connection shows one
 def read_certificate(der: bytes) -> tuple[x509.Certificate, Peer]:
     """What a certificate says of its holder, its signature unchecked; raises Malformed."""
     try:

@@ -112,9 +112,10 @@ class Picker:
             for index in self._sources.pop(source).pending:
                 self._want_again(index)
 
-    def rate_of(self, source: str) -> float:
-        """Bytes a second that a source has sent of late; 0 where none has come."""
-        return self._sources[source].rate if source in self._sources else 0.0
+    def rate_of(self, source: str, now_s: float) -> float:
+        """Bytes a second that a source has sent of late, its silence since then included; 0 where none has come."""
+        asked = self._sources.get(source)
+        return asked.rate_with(now_s - asked.mark_s) if asked is not None and asked.rate else 0.0
 
     def next_request(self, source: str, now_s: float) -> Request | None:
         """What to ask of this source now; None: nothing until a chunk arrives, a request ends, a source changes or some time passes."""
@@ -229,10 +230,11 @@ class Picker:
 
     def _others_may_bring(self, source: _Source, now_s: float) -> bool:
         """Whether to wait for others who get this file: they send, and what is wanted is with those we know, on its way to them, or was just now."""
+        if not self._crowd.brings(source.rate, now_s):
+            return False
         if any((other.has | other.coming) & self._wanted for other in self._sources.values() if other.partial):
             self._bare_s = now_s
-        is_bare = now_s - self._bare_s > min(BARE_S, BARE_CHUNKS * source.chunk_s(math.inf))
-        return not is_bare and self._crowd.brings(source.rate, now_s)
+        return now_s - self._bare_s <= min(BARE_S, BARE_CHUNKS * source.chunk_s(math.inf))
 
     def _has_enough(self, source: _Source, now_s: float) -> bool:
         """More asked of an unknown or, where others get this file too, a slow source now would only be what somebody else could have by then."""

@@ -135,12 +135,12 @@ class Catalogs:
         if cid is not None:
             yield from ((key, entry) for key, entry in self.holding(cid) if members is None or key.member in members)
             return
-        candidates = cache(self.trigrams.candidates)
+        candidates = cache(self._candidates)
         for catalog, member, share in self.index.rows("SELECT id, member, share FROM catalog ORDER BY id"):
             if members is not None and member not in members:
                 continue
             key = ShareKey(member, share)
-            by_catalog = candidates(tuple(pieces_in_path(share, literals)), COLUMNS)
+            by_catalog = candidates(tuple(pieces_in_path(share, literals)))
             if by_catalog is not None:
                 found = iter(by_catalog.get(catalog, ()))
             elif required:
@@ -149,6 +149,15 @@ class Catalogs:
             else:
                 found = self._pages(catalog)
             yield from ((key, entry) for entry in found)
+
+    def _candidates(self, pieces: tuple[str, ...]) -> dict[int, list[Entry]] | None:
+        rows = self.trigrams.candidates(pieces, COLUMNS)
+        if rows is None:
+            return None
+        by_catalog: dict[int, list[Entry]] = {}
+        for catalog, *columns in rows:
+            by_catalog.setdefault(catalog, []).append(Entry(*columns))
+        return by_catalog
 
     # --- others' catalogs -------------------------------------------------------------------------------------------
     def open(self, key: ShareKey, expected_entries: int = 0) -> CatalogState:

@@ -79,7 +79,7 @@ def hash_open(handle: int, name: str, on_chunk: Callable[[int, bytes], None] | N
         try:
             for index in left:  # each thread takes the next
                 chunk = view[: chunk_length(size, index)]
-                if os.preadv(handle, [chunk], index * CHUNK_SIZE) != len(chunk) or stamp_of(os.fstat(handle)) != before:
+                if not _fill(chunk, handle, index * CHUNK_SIZE) or stamp_of(os.fstat(handle)) != before:
                     return False
                 digest = chunk_hash(chunk)
                 hashes[index * HASH_SIZE : (index + 1) * HASH_SIZE] = digest
@@ -97,6 +97,13 @@ def hash_open(handle: int, name: str, on_chunk: Callable[[int, bytes], None] | N
     if not is_whole or stamp_of(os.fstat(handle)) != before:
         raise Changed(f"{name} changed while it was hashed.", "Run the same command again.")
     return Hashed(*before, bytes(hashes))
+
+
+def _fill(chunk: memoryview, handle: int, start: int) -> bool:
+    """Read until it is full, also where a file system gives little at a time."""
+    while chunk and (count := os.preadv(handle, [chunk], start)):
+        chunk, start = chunk[count:], start + count
+    return not chunk
 
 
 def _settled(handle: int) -> os.stat_result:

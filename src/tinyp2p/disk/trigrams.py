@@ -7,12 +7,11 @@ keeps its number as long as it has its path, and no number is used twice: so wha
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from ..core.match import search_text
 from ..errors import LocalError
-from ..model import Entry
 from .index import Index
 
 log = logging.getLogger(__name__)
@@ -50,8 +49,8 @@ class Trigrams:
                 db.execute("UPDATE searched SET upto = ?, rows = ?", (batch[-1][0], rows + len(batch)))
         return len(batch) == BATCH
 
-    def candidates(self, pieces: Iterable[str], columns: str) -> dict[int, list[Entry]] | None:
-        """By catalog, all entries whose path may hold all these pieces of `search_text`; None where reading all is no slower. Blocks."""
+    def candidates(self, pieces: Sequence[str], columns: str) -> Iterable[tuple[Any, ...]] | None:
+        """Catalog and columns of all entries whose path may hold all these pieces of `search_text`; None where reading all is no slower. Blocks."""
         terms = {piece[start : start + 3] for piece in pieces for start in range(len(piece) - 2)}
         if not self.works or not terms:
             return None
@@ -69,10 +68,7 @@ class Trigrams:
         (count,) = reader.execute(f"SELECT count(*) FROM ({found} LIMIT {CANDIDATES + 1})", (match, upto)).fetchone()
         if count > CANDIDATES:
             return None
-        by_catalog: dict[int, list[Entry]] = defaultdict(list)
-        for catalog, *values in reader.execute(f"SELECT catalog, {columns} FROM entry WHERE id IN ({found}) ORDER BY path", (match, upto)):
-            by_catalog[catalog].append(Entry(*values))
-        return by_catalog
+        return reader.execute(f"SELECT catalog, {columns} FROM entry WHERE id IN ({found}) ORDER BY catalog, path", (match, upto)).fetchall()
 
 
 def pieces_in_path(share: str, literals: Iterable[str]) -> Iterator[str]:

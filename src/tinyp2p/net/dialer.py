@@ -49,7 +49,8 @@ class Dialer:
         # Whoever only holds an invite of the group may not pose as one of it.
         if peer.role not in MEMBER_ROLES or problem or (expected is not None and peer.member != expected):
             connection.close()
-            raise Unreachable(f"{address} is now another member." if not problem else f"The member at {address} is no longer of this group.")
+            what = f"Who answers at {address} is no member of the group" if peer.role not in MEMBER_ROLES else f"{address} is now another member"
+            raise Unreachable(f"{what}." if not problem else f"The member at {address} is no longer of this group.")
         self.working[peer.member] = address
         self._retry_s.pop(peer.member, None)
         return connection

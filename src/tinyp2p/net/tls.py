@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import ssl
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -134,10 +135,16 @@ def client_context(credentials: Credentials) -> ssl.SSLContext:
     return _context(credentials, ssl.PROTOCOL_TLS_CLIENT)
 
 
+@lru_cache(1024)
+def _peer_in(der: bytes) -> Peer:
+    """What a certificate says that TLS has verified, so that nobody but the group's keyholders can fill this memory."""
+    return read_certificate(der)[1]
+
+
 def peer_of(connection: ssl.SSLObject | None) -> Peer:
     """Who is at the other end, from the certificate that TLS verified; raises Malformed."""
     der = connection.getpeercert(binary_form=True) if connection is not None else None
     if connection is None or not der:
         raise Malformed("A connection has no certificate.")
-    peer = read_certificate(der)[1]
+    peer = _peer_in(der)
     return replace(peer, role="former") if getattr(getattr(connection, "context", None), "is_former", False) else peer

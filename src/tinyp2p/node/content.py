@@ -121,7 +121,9 @@ class Content:
 
     def open_coming(self, member: MemberId, cid: Cid) -> PartialSource | None:
         """The content, where I have none of it but what I am fetching; raises AnswerError."""
-        partial = None if self.files_for(member, cid) else self.partial_for(member, cid)
+        if self.partial_of(cid) is None or self.files_for(member, cid):
+            return None
+        partial = self.partial_for(member, cid)
         return PartialSource(partial) if partial is not None else None
 
     def several(self, member: MemberId, cids: list[Cid]) -> list[tuple[bytes | None, str]]:

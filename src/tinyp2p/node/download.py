@@ -43,6 +43,7 @@ from .rate import Rate
 log = logging.getLogger(__name__)
 LOOK_S = 0.2
 HAVE_SOON_S, HAVE_S = (0.1, 0.1, 0.2), 0.3
+HAVE_LENGTH = 10_000  # chunks
 ONE_FIRST_S, ONE_FIRST_BYTES = 0.1, 64 * MIB
 FEW = 3
 ENOUGH, ENOUGH_OF_FEW = 640e6, 64e6  # bytes a second, of one source or two and of some more
@@ -185,8 +186,8 @@ class Download:
             return 1
         if at_work < SOURCES_PER_FILE and not is_large:
             return SOURCES_PER_FILE
-        enough = ENOUGH_OF_FEW if at_work >= FEW else ENOUGH
-        if sum(map(self.picker.rate_of, self._workers)) >= enough:
+        rate = sum(self.picker.rate_of(source, self.clock()) for source in self._workers)
+        if rate >= (ENOUGH_OF_FEW if at_work >= FEW else ENOUGH) and not self.complete.isdisjoint(self._workers):
             return at_work
         return min(at_work + 2, CROWD_PER_FILE if self._found else SOURCES_PER_FILE)
 
@@ -201,7 +202,8 @@ class Download:
                         tasks.create_task(self._slot(connection, source))
                 await asyncio.sleep(0)  # until these are at work
             for wait_s in itertools.chain(HAVE_SOON_S, itertools.repeat(HAVE_S)) if not self.is_small else ():
-                await asyncio.sleep(wait_s)
+                # Of many sources and of long files the answers would be more than the file itself.
+                await asyncio.sleep(wait_s * max(1.0, len(self._workers) / SOURCES_PER_FILE, self.part.have.length / HAVE_LENGTH))
                 await self._ask_have(source)
 
     def _left(self, source: MemberId, done: asyncio.Task[None]) -> None:

@@ -47,7 +47,7 @@ class Slots:
     async def slot(self, member: MemberId, size_bytes: int) -> AsyncIterator[int]:
         """Hold a slot while a portion of that size is sent."""
         await self._take(member, size_bytes)
-        late = asyncio.get_running_loop().call_later(HELD_S, self._leave, member)
+        late = asyncio.get_running_loop().call_later(HELD_S, self._turn_out, member)
         try:
             yield size_bytes
             self._sent += size_bytes
@@ -86,8 +86,13 @@ class Slots:
 
     def _let(self, member: MemberId, size_bytes: int) -> None:
         self._taken[member] += 1
-        self._least = self._had[member]
+        self._least = max(self._least, self._had[member])
         self._had[member] += size_bytes
+
+    def _turn_out(self, member: MemberId) -> None:
+        """Whoever takes so little has nothing to catch up."""
+        self._had[member] = max(self._had[member], self._least)
+        self._leave(member)
 
     def _leave(self, member: MemberId) -> None:
         self._taken[member] -= 1

@@ -145,7 +145,7 @@ class Raw:
                 await answer(scope, receive, send)
                 return
             # The rest of what was promised cannot come: only the end of the connection says so.
-            log.info("answer broken off path=%s error=%s", scope["path"], error)
+            log.info("answer broken off path=%s error=%s", scope["path"], error, exc_info=not isinstance(error, TinyP2PError))
             scope[TRANSPORT].abort()
             while (await receive())["type"] != "http.disconnect":
                 pass
