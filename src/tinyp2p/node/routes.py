@@ -56,6 +56,7 @@ class Routes:
         self.name = name
         self.manifest_of = manifest_of
         self.uploads = Uploads(content, manifest_of)
+        self.blob = Raw(self.uploads.blob)
 
     def routes(self) -> list[Route]:
         catalog = "/v1/catalog/{member}/{share}"
@@ -73,7 +74,7 @@ class Routes:
             Route("/v1/have/{cid}", self.have),
             Route("/v1/recheck/{cid}", self.recheck, methods=["POST"]),
             Route("/v1/blobs", self.blobs, methods=["POST"]),
-            Route(f"{BLOB}{{cid}}", Raw(self.uploads.blob), methods=BLOB_METHODS),
+            Route(f"{BLOB}{{cid}}", self.blob, methods=BLOB_METHODS),
             Route("/v1/place/{share}/manifest", self.place_manifest),
             Route("/v1/place/{share}/blob", Raw(self.uploads.place_blob), methods=BLOB_METHODS),
         ]
@@ -82,15 +83,13 @@ class Routes:
         handlers = {TinyP2PError: problem, HTTPException: no_such_thing, ClientDisconnect: gone, Exception: unexpected}
         routed = Starlette(routes=self.routes(), exception_handlers=handlers)  # type: ignore[arg-type]
 
-        blob = Raw(self.uploads.blob)
-
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             self.members.met(scope[PEER])
             path = scope["path"]
             if path.startswith(BLOB) and "/" not in path[len(BLOB) :] and scope["method"] in BLOB_METHODS:
                 # By far the most asked for; finding its way through the router would take longer than all else but the bytes.
                 scope["path_params"] = {"cid": path[len(BLOB) :]}
-                await blob(scope, receive, send)
+                await self.blob(scope, receive, send)
             else:
                 await routed(scope, receive, send)
 

@@ -36,7 +36,7 @@ class Slots:
         self._taken: Counter[MemberId] = Counter()
         self._waiting: dict[MemberId, deque[tuple[asyncio.Future[None], int]]] = {}
         self._had: dict[MemberId, int] = {}  # bytes of each; who has had least is next
-        self._least = 0  # what whoever was let in last had had: who comes later has little claim to what was sent before
+        self._least = 0  # the most that anybody let in had had: who comes later has little claim to what was sent before
         self._measured, self._measured_s = 0, clock()
         self._sent = 0
         self._looked_s = clock()

@@ -15,7 +15,7 @@ from ..errors import AnswerError, TinyP2PError
 from ..limits import CHUNK_SIZE, KIB
 from ..model import Cid, ShareKey
 from . import clients
-from .asgi import ALLOW, DRAIN, SETTLE, TRANSPORT, Receive, Scope, Send
+from .asgi import ALLOW, DRAIN, SETTLE, TRANSPORT, Message, Receive, Scope, Send
 from .content import Content
 from .member_protocol import SEND_BUFFER
 from .requests import asker, cid_of, place_of, problem, unexpected
@@ -26,6 +26,8 @@ RANGE = re.compile(r"\Abytes=([0-9]{1,16})-([0-9]{0,16})\Z")
 
 
 class Uploads:
+    """Answers requests for content: opens it for who asks, says what comes, and sends it; never decides who may have it."""
+
     def __init__(self, content: Content, manifest_of: Callable[[Cid], Manifest | None]) -> None:
         self.content = content
         self.manifest_of = manifest_of
@@ -132,13 +134,13 @@ class Raw:
         request = Request(scope, receive)
         started = False
 
-        async def watched(message: dict[str, object]) -> None:
+        async def watched(message: Message) -> None:
             nonlocal started
             started = True
             await send(message)
 
         try:
-            await self.endpoint(request, watched)  # type: ignore[arg-type]
+            await self.endpoint(request, watched)
         except Exception as error:
             if not started:
                 answer = await (problem(request, error) if isinstance(error, TinyP2PError) else unexpected(request, error))
